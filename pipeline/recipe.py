@@ -1,0 +1,99 @@
+"""The recipe: what a run reads, does and writes, as strict frozen models.
+
+A recipe has two halves. Everything but `run` decides the output and is part of the run's identity; `run`
+says how it is executed (CPUs, batch size) and may change between two runs of the same output.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True)
+
+
+class Source(Strict):
+    """A named source of documents. `path`: files, folders, globs or fsspec URLs, relative to the recipe."""
+
+    name: str = Field(pattern=r"^[\w.-]+$")
+    path: tuple[str, ...]
+    format: Literal["auto", "jsonl", "parquet"] = "auto"
+    text: str = "text"
+    id: str | None = None
+    priority: int = 0
+    storage_options: dict[str, Any] = Field(default_factory=dict)
+
+
+class ExactDedup(Strict):
+    """Documents whose normalised text has the same 128-bit hash."""
+
+    enabled: bool = True
+
+
+class FuzzyDedup(Strict):
+    """MinHash LSH with verified removal; the fields are those of `malmoi.operators.MinHash`."""
+
+    enabled: bool = True
+    ngram: Literal["word", "char"] = "word"
+    ngram_size: int = Field(default=5, ge=1)
+    num_perm: int = Field(default=112, ge=1)
+    bands: int = Field(default=14, ge=1)
+    rows: int = Field(default=8, ge=1)
+    threshold: float = Field(default=0.8, gt=0.0, le=1.0)
+    seed: int = 1
+
+
+class Dedup(Strict):
+    """Which copy stays: the columns of `prefer` in turn, larger first, then the id (smaller first)."""
+
+    exact: ExactDedup = ExactDedup()
+    fuzzy: FuzzyDedup = FuzzyDedup()
+    quality: str | None = None
+    prefer: tuple[Literal["quality", "length", "priority"], ...] = ("quality", "length", "priority")
+
+
+class Mixture(Strict):
+    """Shares of the corpus by the values of column `by`; see `malmoi.operators.mixture`."""
+
+    by: str = "source"
+    method: Literal["as_is", "given", "temperature", "unimax"] = "as_is"
+    weights: dict[str, float] = Field(default_factory=dict)
+    temperature: float = Field(default=1.0, gt=0.0)
+    max_epochs: float = Field(default=1.0, gt=0.0)
+    budget: int | None = Field(default=None, ge=1)
+    unit: Literal["documents", "bytes", "tokens"] = "bytes"
+    choose: Literal["hash", "quality"] = "hash"
+    quality: str | None = None
+    tokenizer: str | None = None
+
+
+class Write(Strict):
+    format: Literal["parquet", "jsonl.zst"] = "parquet"
+    shard_bytes: int = Field(default=256 * 1024**2, ge=1024)
+    shuffle: bool = True
+    compression_level: int = Field(default=3, ge=1, le=19)
+
+
+class Run(Strict):
+    """How to execute; never part of the run's identity."""
+
+    num_cpus: int | None = Field(default=None, ge=1)
+    batch_rows: int = Field(default=4096, ge=1)
+    batch_bytes: int = Field(default=32 * 1024**2, ge=1)
+
+
+class Recipe(Strict):
+    name: str = Field(pattern=r"^[\w.-]+$")
+    output: str
+    seed: int = 0
+    sources: tuple[Source, ...] = Field(min_length=1)
+    part_bytes: int = Field(default=64 * 1024**2, ge=1)
+    max_record_bytes: int = Field(default=128 * 1024**2, ge=1)
+    steps: tuple[dict[str, dict[str, Any] | None] | str, ...] = ()
+    dedup: Dedup = Dedup()
+    mixture: Mixture = Mixture()
+    write: Write = Write()
+    run: Run = Run()

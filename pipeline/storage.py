@@ -1,0 +1,256 @@
+"""A folder to read and write whole files in: on a local disk or behind any fsspec URL.
+
+A file appears under its name complete or not at all. On a local disk it is written to a temporary name in
+the same folder, synced and renamed. Object stores (S3, GCS, Azure) show an upload only when it is closed; an
+upload that fails is thrown away. Other remote file systems get the temporary name and a rename as well.
+
+All names are relative to the folder, with `/` between levels; none may leave it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import fsspec
+
+from .errors import StorageError
+
+TEMP_PREFIX = ".tmp-"
+
+# An upload becomes visible when it is closed, and replaces the old object at once.
+OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss"})
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+def is_local(url: str) -> bool:
+    return "://" not in url or url.startswith(("file://", "local://"))
+
+
+def strip_local(url: str) -> str:
+    """The absolute path of a local URL or path; absolute, because a worker may run in another folder."""
+    return os.path.abspath(url.split("://", 1)[-1])
+
+
+def file_system(url: str, options: Mapping[str, Any]) -> tuple[Any, str]:
+    """The fsspec file system of `url` and the path within it; the driver package may be missing."""
+    try:
+        return cast("tuple[Any, str]", fsspec.core.url_to_fs(url, **options))
+    except ImportError as error:
+        protocol = url.split("://", 1)[0]
+        extra = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}.get(protocol)
+        mend = f"pip install 'malmoi[{extra}]'" if extra else str(error)
+        raise StorageError(f"{url}: no driver for {protocol}:// is installed; {mend}") from error
+    except ValueError as error:
+        raise StorageError(f"{url}: {error}") from error
+
+
+def _explain(error: OSError, place: str, free_of: str | None) -> StorageError | None:
+    """The StorageError for a full disk or a refusal; None for any other OSError."""
+    if error.errno in _FULL:
+        free = f"{shutil.disk_usage(free_of).free:,} bytes free" if free_of else "free space unknown"
+        return StorageError(
+            f"{place}: no space left to write ({free}, or a quota is reached); free some space or choose "
+            "another `output`, then run the same command again: finished parts are kept"
+        )
+    if error.errno in _DENIED or isinstance(error, PermissionError):
+        return StorageError(
+            f"{place}: not allowed to write ({error.strerror or error}); make the folder writable for this "
+            "user or choose another `output`, then run the same command again"
+        )
+    if isinstance(error, NotADirectoryError | FileExistsError):
+        return StorageError(f"{place}: {error.filename} is a file, not a folder; choose another `output`")
+    return None
+
+
+def _sync_folder(path: str) -> None:
+    """Make a rename durable; some file systems refuse to sync a folder, which loses nothing but that."""
+    with suppress(OSError):
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _named(folder: str, names: list[str]) -> list[str]:
+    prefix = folder.strip("/")
+    shown = [name for name in names if name and not name.startswith(TEMP_PREFIX)]
+    return sorted(f"{prefix}/{name}" if prefix else name for name in shown)
+
+
+@dataclass(frozen=True)
+class Folder:
+    """`url`: a local path or an fsspec URL (`s3://bucket/run`); `options`: fsspec storage options.
+
+    Picklable; the options (which may hold keys) are not shown by repr.
+    """
+
+    url: str
+    options: Mapping[str, Any] = field(default_factory=dict, repr=False, hash=False)
+
+    def __post_init__(self) -> None:
+        if not self.url:
+            raise ValueError("Folder: want a path or URL, got an empty string")
+        clean = strip_local(self.url) if is_local(self.url) else self.url.rstrip("/")
+        object.__setattr__(self, "url", clean)
+
+    @property
+    def is_local(self) -> bool:
+        return is_local(self.url)
+
+    def join(self, *names: str) -> str:
+        """The full path or URL of a file in the folder."""
+        parts = [part for name in names for part in name.split("/") if part]
+        if ".." in parts:
+            raise ValueError(f"{self.url}: want a name inside the folder, got {'/'.join(names)!r}")
+        return "/".join([self.url.rstrip("/"), *parts])
+
+    def local_path(self, name: str) -> str | None:
+        """The path for `pyarrow.memory_map` and the like; None where the folder is remote."""
+        return self.join(name) if self.is_local else None
+
+    def _remote(self, name: str) -> tuple[Any, str]:
+        fs, path = file_system(self.join(name), self.options)
+        fs.invalidate_cache(path.rsplit("/", 1)[0])  # another process may have written since
+        return fs, path
+
+    def exists(self, name: str) -> bool:
+        if self.is_local:
+            return os.path.exists(self.join(name))
+        fs, path = self._remote(name)
+        return bool(fs.exists(path))
+
+    def size(self, name: str) -> int:
+        """Bytes; FileNotFoundError where there is no such file."""
+        if self.is_local:
+            return os.path.getsize(self.join(name))
+        fs, path = self._remote(name)
+        return int(fs.size(path))
+
+    def open(self, name: str) -> BinaryIO:
+        """Open for reading, seekable."""
+        if self.is_local:
+            return open(self.join(name), "rb")
+        fs, path = self._remote(name)
+        return cast(BinaryIO, fs.open(path, "rb"))
+
+    def read_bytes(self, name: str) -> bytes:
+        with self.open(name) as file:
+            return file.read()
+
+    def write_bytes(self, name: str, data: bytes) -> None:
+        with self.create(name) as file:
+            file.write(data)
+
+    @contextmanager
+    def create(self, name: str) -> Iterator[BinaryIO]:
+        """Write a file that appears under its name when the block ends, or never if it raises.
+
+        Two writers of the same name do not disturb each other; the last to finish wins.
+        """
+        place = self.join(name)
+        writer = self._create_local(place) if self.is_local else self._create_remote(name)
+        try:
+            with writer as file:
+                yield file
+        except OSError as error:
+            free_of = self.url if self.is_local and os.path.isdir(self.url) else None
+            explained = _explain(error, place, free_of)
+            if explained is None:
+                raise
+            raise explained from error
+
+    @contextmanager
+    def _create_local(self, path: str) -> Iterator[BinaryIO]:
+        folder, base = os.path.split(path)
+        os.makedirs(folder, exist_ok=True)
+        temp = os.path.join(folder, f"{TEMP_PREFIX}{uuid.uuid4().hex}-{base[:80]}")
+        try:
+            with open(temp, "xb") as file:
+                yield file
+            with open(temp, "rb+") as file:  # opened again, as the caller's compressor may have closed it
+                os.fsync(file.fileno())
+            os.replace(temp, path)
+        except BaseException:
+            with suppress(FileNotFoundError):
+                os.unlink(temp)
+            raise
+        _sync_folder(folder)
+
+    @contextmanager
+    def _create_remote(self, name: str) -> Iterator[BinaryIO]:
+        fs, path = self._remote(name)
+        folder, base = path.rsplit("/", 1)
+        rename = self.url.split("://", 1)[0] not in OBJECT_STORES
+        target = f"{folder}/{TEMP_PREFIX}{uuid.uuid4().hex}-{base[:80]}" if rename else path
+        if rename:
+            fs.makedirs(folder, exist_ok=True)
+        file = fs.open(target, "wb")
+        try:
+            yield cast(BinaryIO, file)
+            file.close()
+            if rename:
+                fs.mv(target, path)
+        except BaseException:
+            if rename:
+                file.close()
+                with suppress(FileNotFoundError):
+                    fs.rm(target)
+            elif not file.closed:
+                file.discard()
+                file.closed = True  # else its finaliser would upload what was discarded
+            raise
+
+    def list(self, folder: str = "") -> list[str]:
+        """Names of the files directly in `folder`, sorted, each as the other methods take it."""
+        if self.is_local:
+            with suppress(FileNotFoundError), os.scandir(self.join(folder)) as entries:
+                found = [entry.name for entry in entries if entry.is_file()]
+                return _named(folder, found)
+            return []
+        fs, path = self._remote(folder)
+        fs.invalidate_cache(path)
+        try:
+            rows = fs.ls(path, detail=True)
+        except FileNotFoundError:
+            return []
+        files = [row["name"].rsplit("/", 1)[-1] for row in rows if row["type"] == "file"]
+        return _named(folder, files)
+
+    def remove(self, name: str) -> None:
+        """Remove a file; nothing happens if there is none."""
+        with suppress(FileNotFoundError):
+            if self.is_local:
+                os.unlink(self.join(name))
+            else:
+                fs, path = self._remote(name)
+                fs.rm(path)
+
+    def clean_temps(self) -> int:
+        """Remove what killed writers left, at all depths, and return how many; no writer may be at work.
+
+        On object stores nothing is visible to remove: let the bucket's lifecycle rule end uploads that
+        were never completed.
+        """
+        if self.is_local:
+            temps = [str(path) for path in Path(self.url).rglob(f"{TEMP_PREFIX}*") if path.is_file()]
+            for temp in temps:
+                os.unlink(temp)
+            return len(temps)
+        if self.url.split("://", 1)[0] in OBJECT_STORES:
+            return 0
+        fs, path = self._remote("")
+        found = [name for name in fs.find(path) if name.rsplit("/", 1)[-1].startswith(TEMP_PREFIX)]
+        for name in found:
+            fs.rm(name)
+        return len(found)

@@ -6,20 +6,24 @@ says how it is executed (CPUs, batch size) and may change between two runs of th
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 
 class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True)
 
 
+def _one_or_many(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
 class Source(Strict):
     """A named source of documents. `path`: files, folders, globs or fsspec URLs, relative to the recipe."""
 
     name: str = Field(pattern=r"^[\w.-]+$")
-    path: tuple[str, ...]
+    path: Annotated[tuple[str, ...], BeforeValidator(_one_or_many), Field(min_length=1)]
     format: Literal["auto", "jsonl", "parquet"] = "auto"
     text: str = "text"
     id: str | None = None

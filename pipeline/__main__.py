@@ -1,0 +1,5 @@
+"""`python -m malmoi.pipeline` is the command `malmoi`."""
+
+from .cli import main
+
+main()

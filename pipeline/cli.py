@@ -1,0 +1,89 @@
+"""The command `malmoi`: run, plan, why, operators. Heavy imports happen inside the commands."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from .console import make_console
+from .errors import MalmoiError
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="malmoi turns raw text into a deduplicated, mixed pretraining corpus.",
+)
+
+RecipePath = Annotated[str, typer.Argument(metavar="RECIPE", help="path of a recipe.yaml")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="overrides, such as run.num_cpus=2 or output=runs/test"),
+]
+
+
+@app.command()
+def run(recipe: RecipePath, overrides: Overrides = None) -> None:
+    """Run a recipe. The same command goes on after a stop; a finished run says so."""
+    from .run import run_file
+
+    run_file(recipe, overrides or [], console=make_console())
+
+
+@app.command()
+def plan(recipe: RecipePath, overrides: Overrides = None) -> None:
+    """Check a recipe and its inputs without reading text; print stages, parts, columns, memory."""
+    from .plan_view import print_plan
+    from .run import plan_file
+
+    print_plan(plan_file(recipe, overrides or []), make_console())
+
+
+@app.command()
+def why(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="folder of a run")],
+    id: Annotated[str, typer.Argument(metavar="ID", help="id of a document")],
+    source: Annotated[str | None, typer.Option(help="only in this source")] = None,
+) -> None:
+    """Tell what happened to a document: signals, thresholds, reason, survivor, part."""
+    from .why import print_why
+
+    print_why(run, id, source, make_console())
+
+
+@app.command()
+def operators(name: Annotated[str | None, typer.Argument(metavar="[NAME]")] = None) -> None:
+    """List the operators, or one operator's fields, defaults and source."""
+    from .operators_view import print_operator, print_operators
+
+    console = make_console()
+    if name is None:
+        print_operators(console)
+    else:
+        print_operator(name, console)
+
+
+def main() -> None:
+    """Entry point: errors of ours in one clear line each, exit code 2; Ctrl-C exits with 130."""
+    try:
+        app(standalone_mode=True)
+    except MalmoiError as error:
+        make_console(stderr=True).print(f"[bold red]error:[/] {_escape(str(error))}", highlight=False)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        make_console(stderr=True).print(
+            "stopped. Finished parts are kept: the same command goes on from here.", highlight=False
+        )
+        sys.exit(130)
+
+
+def _escape(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,16 @@
+"""The terminal: rich where there is one, plain lines of 100 columns where there is not."""
+
+from __future__ import annotations
+
+import sys
+
+from rich.console import Console
+
+PLAIN_WIDTH = 100
+
+
+def make_console(*, stderr: bool = False) -> Console:
+    stream = sys.stderr if stderr else sys.stdout
+    if stream.isatty():
+        return Console(stderr=stderr, highlight=False)
+    return Console(stderr=stderr, width=PLAIN_WIDTH, highlight=False, no_color=True, soft_wrap=False)

@@ -1,0 +1,234 @@
+"""Stage `filter`: one job per part of the input. Read, run the steps, split kept from dropped, write keys.
+
+Writes stages/filter/<part>.{kept,dropped,quarantine,keys}.parquet. The `keys` file holds, for every kept
+document in the same order, all that deduplication and mixing need, so that no later shuffle moves text:
+
+| column             | type                 | meaning                                             |
+|--------------------|----------------------|-----------------------------------------------------|
+| id_lo, id_hi       | uint64               | 128-bit hash of (source, id)                        |
+| exact_lo, exact_hi | uint64               | 128-bit hash of the text, white space collapsed     |
+| bands              | list<uint64>[K]      | MinHash band hashes, null without a signature       |
+| quality            | float64              | the recipe's quality column, 0.0 where none         |
+| length             | int64                | code points                                         |
+| priority           | int32                | of the source                                       |
+| group              | large_string         | value of the mixture's column                       |
+| source, language   | large_string         |                                                     |
+| text_bytes, tokens | int64                | tokens = -1 where not counted                       |
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from malmoi.operators.analysis import analyse
+from malmoi.operators.contract import DROP, LANGUAGE, TEXT, Operator, with_columns
+from malmoi.operators.exact import id_hash, text_hash
+from malmoi.operators.minhash import MinHash
+
+from .files import FileRecord, hash_file
+from .parquet_out import RowGroupWriter
+from .recipe import Run, Source
+from .sources import Batch, Part, read_part
+from .storage import Folder
+
+STAGE = "filter"
+QUARANTINE_SCHEMA = pa.schema(
+    [
+        ("source", pa.large_string()),
+        ("file", pa.large_string()),
+        ("offset", pa.int64()),
+        ("length", pa.int64()),
+        ("reason", pa.large_string()),
+        ("detail", pa.large_string()),
+        ("raw", pa.large_binary()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class KeySpec:
+    """What goes into the keys file besides the hashes."""
+
+    minhash: MinHash | None
+    exact: bool
+    group: str
+    quality: str | None
+
+    @property
+    def schema(self) -> pa.Schema:
+        bands = [("bands", pa.list_(pa.uint64(), self.minhash.bands))] if self.minhash else []
+        return pa.schema(
+            [
+                *((name, pa.uint64()) for name in ("id_lo", "id_hi", "exact_lo", "exact_hi")),
+                *bands,
+                ("quality", pa.float64()),
+                ("length", pa.int64()),
+                ("priority", pa.int32()),
+                *((name, pa.large_string()) for name in ("group", "source", "language")),
+                ("text_bytes", pa.int64()),
+                ("tokens", pa.int64()),
+            ]
+        )
+
+
+@dataclass(frozen=True)
+class FilterPart:
+    """The payload of one filter job."""
+
+    part: Part
+    source: Source
+    base: str
+    source_extras: pa.Schema
+    extras: pa.Schema
+    steps: tuple[Operator, ...]
+    keys: KeySpec
+    run: Run
+    max_record_bytes: int
+
+
+def documents_schema(extras: pa.Schema, steps: tuple[Operator, ...]) -> pa.Schema:
+    """The columns of kept and dropped documents."""
+    fields = [pa.field(name, pa.large_string()) for name in ("id", "source", TEXT)]
+    fields += list(extras)
+    for step in steps:
+        fields += [field for field in step.adds if field.name not in {f.name for f in fields} and field.name != DROP]
+    return pa.schema([*fields, pa.field(DROP, pa.large_string())])
+
+
+def apply_steps(table: pa.Table, steps: tuple[Operator, ...]) -> pa.Table:
+    """All steps on one batch, with a `drop` column at the end; rows stay."""
+    for step in steps:
+        table = step(table)
+    if DROP not in table.column_names:
+        table = with_columns(table, [(DROP, pa.nulls(table.num_rows, pa.large_string()))])
+    return table
+
+
+def align(table: pa.Table, extras: pa.Schema) -> pa.Table:
+    """Give a source's table the extra columns of all sources: absent ones null, types unified."""
+    columns = [(name, table.column(name)) for name in ("id", "source", TEXT)]
+    for field in extras:
+        there = field.name in table.column_names
+        values = table.column(field.name).cast(field.type) if there else pa.nulls(table.num_rows, field.type)
+        columns.append((field.name, values))
+    return pa.table(dict(columns))
+
+
+def _text_column(table: pa.Table, name: str) -> pa.Array:
+    if name not in table.column_names:
+        return pa.array(np.full(table.num_rows, ""), pa.large_string())
+    return pc.fill_null(table.column(name).cast(pa.large_string()), "")
+
+
+def key_table(kept: pa.Table, spec: KeySpec, priority: int) -> pa.Table:
+    """The keys of kept documents."""
+    rows = kept.num_rows
+    id_lo, id_hi = id_hash(kept.column("source"), kept.column("id"))
+    exact_lo, exact_hi = text_hash(kept.column(TEXT))
+    columns: dict[str, Any] = {"id_lo": id_lo, "id_hi": id_hi, "exact_lo": exact_lo, "exact_hi": exact_hi}
+    if spec.minhash is not None:
+        columns["bands"] = spec.minhash(kept).column("bands")
+    quality = np.zeros(rows)
+    if spec.quality is not None:
+        quality = np.nan_to_num(kept.column(spec.quality).to_numpy().astype(np.float64), nan=-np.inf)
+    tokens = kept.column("num_tokens") if "num_tokens" in kept.column_names else pa.array(np.full(rows, -1))
+    columns |= {
+        "quality": quality,
+        "length": analyse(kept).num_chars,
+        "priority": np.full(rows, priority, dtype=np.int32),
+        "group": _text_column(kept, spec.group),
+        "source": kept.column("source"),
+        "language": _text_column(kept, LANGUAGE),
+        "text_bytes": pc.binary_length(kept.column(TEXT)),
+        "tokens": tokens,
+    }
+    return pa.table(columns).cast(spec.schema) if rows else spec.schema.empty_table()
+
+
+class _Outputs:
+    """The four files of one part, open together and committed together."""
+
+    def __init__(self, folder: Folder, name: str, documents: pa.Schema, keys: pa.Schema, stack: ExitStack) -> None:
+        schemas = {"kept": documents, "dropped": documents, "quarantine": QUARANTINE_SCHEMA, "keys": keys}
+        self.names = {kind: f"stages/{STAGE}/{name}.{kind}.parquet" for kind in schemas}
+        self.writers = {
+            kind: stack.enter_context(
+                RowGroupWriter(stack.enter_context(folder.create(self.names[kind])), schema)
+            )
+            for kind, schema in schemas.items()
+        }
+
+
+def _count(counts: dict[str, Any], batch: Batch, table: pa.Table, kept: pa.Table, dropped: pa.Table) -> None:
+    read = table.num_rows + batch.quarantine.num_rows
+    counts["read"] += read
+    counts["kept"] += kept.num_rows
+    counts["quarantined"] += batch.quarantine.num_rows
+    counts["text_bytes"] += _text_bytes(batch.table)
+    counts["kept_bytes"] += _text_bytes(kept)
+    for name, key, column in (
+        ("dropped", dropped, DROP),
+        ("quarantine_reasons", batch.quarantine, "reason"),
+        ("languages_read", table, LANGUAGE),
+        ("sources_read", table, "source"),
+    ):
+        if column in key.column_names:
+            counts[name].update(_tally(key.column(column)))
+    if dropped.num_rows:
+        by_reason = dropped.select([DROP]).append_column("b", pc.binary_length(dropped.column(TEXT)))
+        for row in by_reason.group_by(DROP).aggregate([("b", "sum")]).to_pylist():
+            counts["dropped_bytes"][row[DROP]] += row["b_sum"]
+
+
+def _text_bytes(table: pa.Table) -> int:
+    return int(pc.sum(pc.binary_length(table.column(TEXT))).as_py() or 0)
+
+
+def _tally(column: pa.ChunkedArray) -> dict[str, int]:
+    return {row["values"] or "": row["counts"] for row in pc.value_counts(column).to_pylist()}
+
+
+def filter_part(folder: Folder, work: FilterPart) -> dict[str, Any]:
+    """Read one part, judge it, write its four files; the counts balance or the job fails."""
+    counts: dict[str, Any] = {key: 0 for key in ("read", "kept", "quarantined", "text_bytes", "kept_bytes")}
+    for key in ("dropped", "dropped_bytes", "quarantine_reasons", "languages_read", "sources_read"):
+        counts[key] = Counter()
+    name = part_name(work.part.index)
+    schema = documents_schema(work.extras, work.steps)
+    with ExitStack() as stack:
+        outputs = _Outputs(folder, name, schema, work.keys.schema, stack)
+        for batch in _batches(work):
+            table = apply_steps(align(batch.table, work.extras), work.steps)
+            is_kept = pc.is_null(table.column(DROP))
+            kept, dropped = table.filter(is_kept), table.filter(pc.invert(is_kept))
+            outputs.writers["kept"].write(kept)
+            outputs.writers["dropped"].write(dropped)
+            outputs.writers["quarantine"].write(batch.quarantine)
+            outputs.writers["keys"].write(key_table(kept, work.keys, work.source.priority))
+            _count(counts, batch, table, kept, dropped)
+    files: list[FileRecord] = [hash_file(folder, outputs.names[kind]) for kind in sorted(outputs.names)]
+    return {**counts, "files": files}
+
+
+def _batches(work: FilterPart) -> Iterator[Batch]:
+    return read_part(
+        work.part,
+        work.source,
+        work.source_extras,
+        base=work.base,
+        batch_rows=work.run.batch_rows,
+        batch_bytes=work.run.batch_bytes,
+        max_record_bytes=work.max_record_bytes,
+    )
+
+
+def part_name(index: int) -> str:
+    return f"part-{index:05d}"

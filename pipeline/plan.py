@@ -1,0 +1,208 @@
+"""The plan of a run: everything that can be known and refused before a document is read."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import pyarrow as pa
+
+from malmoi.operators.config import settings_of
+from malmoi.operators.contract import LANGUAGE, Operator
+from malmoi.operators.exact import SCHEME as EXACT_SCHEME
+from malmoi.operators.minhash import MinHash
+from malmoi.operators.token_count import TokenCount
+
+from .config import build_steps, check_columns
+from .errors import RecipeError
+from .filtering import FilterPart, KeySpec, documents_schema
+from .recipe import Recipe, Source
+from .sources import InputFile, Part, find_files, infer_extras, split_parts
+
+FORMAT = 1
+
+# Measured with benchmarks/memory.py: interpreter, Arrow, numba kernels and a language model loaded ...
+WORKER_BASE_BYTES = 450 * 1024**2
+# ... and bytes held per byte of text in a batch (text, Arrow copies, word spans and hashes, signals).
+BATCH_FACTOR = 14
+KEY_BYTES_PER_DOCUMENT = 400
+ASSUMED_DOCUMENT_BYTES = 1500
+
+
+@dataclass(frozen=True)
+class SourcePlan:
+    """One source of the recipe with its files and parts."""
+
+    source: Source
+    files: tuple[InputFile, ...]
+    extras: pa.Schema
+    parts: tuple[Part, ...]
+
+    @property
+    def size(self) -> int:
+        return sum(file.size for file in self.files)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A checked recipe with its operators, inputs and parts; parts are numbered over all sources."""
+
+    recipe: Recipe
+    base: str
+    steps: tuple[Operator, ...]
+    sources: tuple[SourcePlan, ...]
+    extras: pa.Schema
+    keys: KeySpec
+
+    @property
+    def num_parts(self) -> int:
+        return sum(len(source.parts) for source in self.sources)
+
+    @property
+    def documents(self) -> pa.Schema:
+        """Schema of the kept and dropped documents."""
+        return documents_schema(self.extras, self.steps)
+
+    def jobs(self) -> list[FilterPart]:
+        """The filter stage's payloads, in the parts' order."""
+        return [
+            FilterPart(
+                part=part,
+                source=planned.source,
+                base=self.base,
+                source_extras=planned.extras,
+                extras=self.extras,
+                steps=self.steps,
+                keys=self.keys,
+                run=self.recipe.run,
+                max_record_bytes=self.recipe.max_record_bytes,
+            )
+            for planned in self.sources
+            for part in planned.parts
+        ]
+
+    @property
+    def worker_bytes(self) -> int:
+        """Estimated peak memory of one worker process."""
+        run = self.recipe.run
+        return WORKER_BASE_BYTES + BATCH_FACTOR * min(run.batch_bytes, max(s.size for s in self.sources) * 4)
+
+    @property
+    def driver_bytes(self) -> int:
+        """Estimated peak memory of the process that holds the keys of all documents."""
+        documents = sum(source.size for source in self.sources) * 3 // ASSUMED_DOCUMENT_BYTES
+        return WORKER_BASE_BYTES + documents * KEY_BYTES_PER_DOCUMENT
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """All that decides the output; two runs with the same identity give the same bytes."""
+        recipe = self.recipe.model_dump(mode="json", exclude={"run": True, "output": True})
+        for source in recipe["sources"]:
+            source.pop("storage_options", None)
+        return {
+            "format": FORMAT,
+            "malmoi": malmoi_version(),
+            "recipe": recipe,
+            "operators": [
+                {"name": step.name, "version": step.version, "settings": plain(settings_of(step))}
+                for step in self.steps
+            ],
+            "schemes": {
+                "exact": EXACT_SCHEME,
+                "minhash": self.keys.minhash.scheme if self.keys.minhash else None,
+            },
+            "inputs": [
+                {
+                    "source": planned.source.name,
+                    "file": file.relpath,
+                    "bytes": file.size,
+                    "fingerprint": file.fingerprint,
+                }
+                for planned in self.sources
+                for file in planned.files
+            ],
+            "parts": self.num_parts,
+        }
+
+
+def plain(value: Any) -> Any:
+    """JSON values only, in a stable order."""
+    return json.loads(json.dumps(value, sort_keys=True, default=str))
+
+
+def malmoi_version() -> str:
+    try:
+        return version("malmoi")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def make_plan(recipe: Recipe, base: str = ".", name: str = "recipe") -> Plan:
+    """Check the recipe against its inputs: columns, paths, models. Reads headers, no documents' text."""
+    steps = build_steps(recipe, name)
+    sources: list[SourcePlan] = []
+    first = 0
+    for source in recipe.sources:
+        files = tuple(find_files(source, base))
+        extras = infer_extras(source, list(files))
+        parts = tuple(split_parts(source, list(files), recipe.part_bytes, first))
+        first += len(parts)
+        sources.append(SourcePlan(source, files, extras, parts))
+    extras = unify([planned.extras for planned in sources])
+    if recipe.mixture.tokenizer:
+        steps = (*steps, TokenCount(tokenizer=recipe.mixture.tokenizer))
+    check_columns(steps, {"id", "source", "text", *extras.names}, name)
+    there = set(documents_schema(extras, steps).names)
+    quality = _quality(recipe, name)
+    for key, column in (("mixture.by", recipe.mixture.by), ("quality", quality)):
+        if column is not None and column not in there:
+            raise RecipeError(f"{name}: {key}: no column {column!r}; there: {', '.join(sorted(there))}")
+    if recipe.mixture.unit == "tokens" and "num_tokens" not in there:
+        raise RecipeError(f"{name}: mixture.unit: tokens needs mixture.tokenizer: the path of a tokenizer.json")
+    if recipe.mixture.by == LANGUAGE and LANGUAGE not in there:
+        raise RecipeError(f"{name}: mixture.by: language needs the step language_id")
+    keys = KeySpec(minhash_of(recipe), recipe.dedup.exact.enabled, recipe.mixture.by, quality)
+    for step in steps:
+        _load_models(step, name)
+    return Plan(recipe, base, steps, tuple(sources), extras, keys)
+
+
+def _load_models(step: Operator, name: str) -> None:
+    check = getattr(step, "check", None)
+    if check is not None:
+        try:
+            check()
+        except (OSError, ValueError, ImportError) as error:
+            raise RecipeError(f"{name}: {step.name}: {error}") from error
+
+
+def _quality(recipe: Recipe, name: str) -> str | None:
+    dedup, mixture = recipe.dedup.quality, recipe.mixture.quality
+    if dedup and mixture and dedup != mixture:
+        raise RecipeError(f"{name}: dedup.quality={dedup!r} and mixture.quality={mixture!r}: want one column")
+    if recipe.mixture.choose == "quality" and not mixture:
+        raise RecipeError(f"{name}: mixture.choose: quality needs mixture.quality: the column to order by")
+    return dedup or mixture
+
+
+def minhash_of(recipe: Recipe) -> MinHash | None:
+    """The MinHash of the recipe's fuzzy deduplication, None where it is off."""
+    fuzzy = recipe.dedup.fuzzy
+    if not fuzzy.enabled:
+        return None
+    return MinHash(**fuzzy.model_dump(exclude={"enabled": True}))
+
+
+def unify(schemas: list[pa.Schema]) -> pa.Schema:
+    """The union of the sources' extra columns; types that differ become double, else large_string."""
+    fields: dict[str, pa.DataType] = {}
+    for schema in schemas:
+        for field in schema:
+            before = fields.get(field.name, field.type)
+            if before != field.type:
+                numbers = all(pa.types.is_integer(t) or pa.types.is_floating(t) for t in (before, field.type))
+                before = pa.float64() if numbers else pa.large_string()
+            fields[field.name] = before
+    return pa.schema([pa.field(name, fields[name]) for name in sorted(fields)])

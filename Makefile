@@ -1,0 +1,61 @@
+# One environment in .venv, made on first use; stamps keep everything idempotent.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test check build clean distclean
+.DELETE_ON_ERROR:
+
+VENV ?= .venv
+BIN := $(VENV)/bin
+BASE := $(VENV)/.base.stamp
+DEV := $(VENV)/.dev.stamp
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+export RAY_USAGE_STATS_ENABLED := 0
+
+help:  ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */  make \1\t/' | expand -t 20
+
+demo: $(BASE)  ## run the demo recipe on the sample that comes with the project
+	@$(BIN)/malmoi run examples/recipes/demo.yaml
+
+test: $(DEV)  ## all tests, those that start Ray included
+	@$(BIN)/python -m pytest -q
+
+check: $(DEV)  ## ruff, mypy, layers, and the tests that are quick (neither Ray nor slow)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/python -m pytest -q -m "not ray and not slow"
+
+build: $(DEV)  ## wheel and source archive in dist/
+	@$(BIN)/python -m build --no-isolation
+
+venv: $(DEV)  ## the environment alone, with what development needs
+
+clean:  ## remove caches, builds and the runs of the recipes that come with the project
+	@rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis runs
+	@find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+distclean: clean  ## clean, and remove the environment
+	@rm -rf $(VENV)
+
+# A command named python3.12 may be there and still not run (a version manager's placeholder): try each.
+$(BIN)/python:
+	@for python in python3.13 python3.12 python3.11 python3; do \
+	  if $$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' >/dev/null 2>&1; then found=$$python; break; fi; \
+	done; \
+	if [ -z "$$found" ]; then echo "malmoi needs Python 3.11 to 3.14; none found as python3.13, python3.12, python3.11 or python3." >&2; exit 1; fi; \
+	echo "making $(VENV) with $$($$found --version)"; \
+	if ! $$found -m venv $(VENV); then \
+	  rm -rf $(VENV); \
+	  echo "$$found cannot make a virtual environment. On Debian and Ubuntu: sudo apt install $$(basename $$found)-venv" >&2; exit 1; \
+	fi
+
+$(BASE): pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing malmoi into $(VENV) (first time: a few minutes)"
+	@$(PIP) -c constraints.txt -e .
+	@touch $@
+
+$(DEV): pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing malmoi with its development tools into $(VENV)"
+	@$(PIP) -c constraints.txt -e '.[dev]'
+	@touch $(BASE) $@

@@ -1,0 +1,152 @@
+"""Stage `write`, the rest: what is not in the corpus, with the reason, part by part.
+
+dropped/<part>.parquet holds the documents that a rule dropped, then those that deduplication or the mixture
+left out: the columns of stages/filter (every signal) with `drop`, and
+
+| column           | type         | meaning                                                  |
+|------------------|--------------|----------------------------------------------------------|
+| duplicate_of     | large_string | id of the document that stays, null where not a duplicate|
+| duplicate_source | large_string | its source                                               |
+| similarity       | float32      | verified similarity to it                                |
+
+quarantine/<part>.parquet holds the malformed records, then the documents whose id is not unique: `raw` is
+the whole document as a JSON object (all columns), `offset` is -1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from .errors import MalmoiError
+from .files import hash_file
+from .json_lines import json_lines
+from .parquet_out import RowGroupWriter
+from .shards import fit, open_parquet, part_file
+from .storage import Folder
+
+EVIDENCE = pa.schema(
+    [
+        ("duplicate_of", pa.large_string()),
+        ("duplicate_source", pa.large_string()),
+        ("similarity", pa.float32()),
+    ]
+)
+_QUARANTINE = "quarantine."
+
+
+def write_dropped(folder: Folder, part: int) -> dict[str, Any]:
+    """Write dropped/ and quarantine/ of one part.
+
+    Counts: of the documents that the rules kept: read, kept (in the corpus), dropped by reason, quarantined,
+    text_bytes (read), kept_bytes; of the two files: dropped_rows, quarantine_rows.
+    """
+    names = [f"{place}/part-{part:05d}.parquet" for place in ("dropped", "quarantine")]
+    with ExitStack() as stack:
+        enter = stack.enter_context
+        kept, dropped, bad, verdicts = (
+            enter(open_parquet(folder, part_file(part, kind)))
+            for kind in ("kept", "dropped", "quarantine", "verdict")
+        )
+        verdict = _checked(verdicts.read(), kept, part)
+        schema = _with_evidence(dropped.schema_arrow)
+        out = enter(_writer(folder, names[0], schema))
+        aside = enter(_writer(folder, names[1], bad.schema_arrow))
+        for table in _groups(dropped):
+            out.write(fit(table, schema))
+        for table in _groups(bad):
+            aside.write(table)
+        start = 0
+        for table in _groups(kept):
+            judged = _judged(table, verdict.slice(start, table.num_rows))
+            is_bad = pc.starts_with(judged.column("drop"), _QUARANTINE)
+            out.write(fit(judged.filter(pc.invert(is_bad)), schema))
+            aside.write(_as_quarantine(judged.filter(is_bad), table.column_names, bad.schema_arrow))
+            start += table.num_rows
+        rows = {"dropped_rows": out.rows, "quarantine_rows": aside.rows}
+    counts = _counts(folder, part, verdict)
+    return {**counts, **rows, "files": [hash_file(folder, name) for name in names]}
+
+
+def _with_evidence(documents: pa.Schema) -> pa.Schema:
+    fields = [field for field in documents if field.name not in EVIDENCE.names]
+    return pa.schema([*fields, *EVIDENCE])
+
+
+@contextmanager
+def _writer(folder: Folder, name: str, schema: pa.Schema) -> Iterator[RowGroupWriter]:
+    with folder.create(name) as sink, RowGroupWriter(sink, schema) as writer:
+        yield writer
+
+
+def _groups(file: pq.ParquetFile) -> Iterator[pa.Table]:
+    for group in range(file.num_row_groups):
+        yield file.read_row_group(group)
+
+
+def _checked(verdict: pa.Table, kept: pq.ParquetFile, part: int) -> pa.Table:
+    """The verdicts, one a kept document; a document is either in the corpus or has a reason."""
+    where = f"write/part-{part:05d}"
+    if verdict.num_rows != kept.metadata.num_rows:
+        raise MalmoiError(
+            f"{where}: {verdict.num_rows:,} verdicts for {kept.metadata.num_rows:,} kept documents"
+        )
+    out = verdict.column("copies").to_numpy() == 0
+    reason = pc.is_valid(verdict.column("reason")).to_numpy()
+    if np.any(out != reason):
+        row = int(np.flatnonzero(out != reason)[0])
+        found = verdict.select(["copies", "reason"]).slice(row, 1).to_pylist()[0]
+        raise MalmoiError(
+            f"{where}: row {row:,}: want no copies and a reason, or copies and none, got {found}"
+        )
+    return verdict
+
+
+def _judged(table: pa.Table, verdict: pa.Table) -> pa.Table:
+    """The documents that are not in the corpus, with reason and evidence."""
+    columns = {name: table.column(name) for name in table.column_names if name not in EVIDENCE.names}
+    columns |= {"drop": verdict.column("reason")} | {name: verdict.column(name) for name in EVIDENCE.names}
+    return pa.table(columns).filter(pc.equal(verdict.column("copies"), 0))
+
+
+def _as_quarantine(table: pa.Table, names: list[str], schema: pa.Schema) -> pa.Table:
+    """Documents as rows of the quarantine."""
+    record = table.select([name for name in names if name != "drop"])
+    raw = pc.utf8_rtrim(json_lines(record), "\n").cast(pa.large_binary())
+    text = pa.large_string()
+    id_ = pc.fill_null(table.column("id").cast(text), "")
+    detail = pc.binary_join_element_wise(
+        pa.scalar("id ", text), id_, pa.scalar(" is not unique", text), pa.scalar("", text)
+    )
+    columns = {
+        "source": table.column("source"),
+        "file": pa.nulls(table.num_rows, text),
+        "offset": np.full(table.num_rows, -1),
+        "length": pc.binary_length(raw),
+        "reason": table.column("drop"),
+        "detail": detail,
+        "raw": raw,
+    }
+    return fit(pa.table(columns), schema)
+
+
+def _counts(folder: Folder, part: int, verdict: pa.Table) -> dict[str, Any]:
+    with open_parquet(folder, part_file(part, "keys")) as file:
+        text_bytes = file.read(["text_bytes"]).column("text_bytes").to_numpy()
+    stays = verdict.column("copies").to_numpy() > 0
+    reasons = pc.value_counts(verdict.column("reason").drop_null()).to_pylist()
+    found = {row["values"]: row["counts"] for row in sorted(reasons, key=lambda row: str(row["values"]))}
+    return {
+        "read": verdict.num_rows,
+        "kept": int(stays.sum()),
+        "dropped": {name: count for name, count in found.items() if not name.startswith(_QUARANTINE)},
+        "quarantined": sum(count for name, count in found.items() if name.startswith(_QUARANTINE)),
+        "text_bytes": int(text_bytes.sum()),
+        "kept_bytes": int(text_bytes[stays].sum()),
+    }

@@ -1,0 +1,73 @@
+"""Stage `write`, the shards: collects the rows of one shard, puts them in order, writes the file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, BinaryIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from .files import hash_file
+from .json_lines import JsonLinesWriter
+from .parquet_out import GROUP_ROWS, RowGroupWriter
+from .scatter import scattered_rows
+from .shards import EPOCH, ShardPlan, read_copies, take_copies
+from .storage import Folder
+
+
+def gather(folder: Folder, work: tuple[ShardPlan, int]) -> dict[str, Any]:
+    """Write one shard: of what `scatter` set aside for it, or (not shuffled) straight from the parts.
+
+    Counts: read = kept = rows, documents (rows of epoch 0), text_bytes, tokens (None where not counted).
+    """
+    plan, shard = work
+    if plan.shuffle:
+        table, order = scattered_rows(folder, plan, shard)
+    else:
+        table = _rows_in_order(folder, plan, shard)
+        order = np.arange(table.num_rows)
+    name = plan.shard_name(shard)
+    with folder.create(name) as sink, _corpus_writer(sink, plan) as writer:
+        for start in range(0, len(order), GROUP_ROWS):
+            writer.write(table.take(pa.array(order[start : start + GROUP_ROWS])))
+    return {**_counts(table), "files": [hash_file(folder, name)]}
+
+
+def _rows_in_order(folder: Folder, plan: ShardPlan, shard: int) -> pa.Table:
+    """The rows whose text begins in this shard's range of bytes, by (part, row, epoch)."""
+    ends = np.array([*plan.starts[1:], plan.text_bytes])
+    first, last = plan.shard_at(np.array(plan.starts)), plan.shard_at(ends)
+    tables = [plan.schema.empty_table()]
+    for index in np.flatnonzero((first <= shard) & (last >= shard)):
+        copies = read_copies(folder, plan.parts[index])
+        begins = plan.starts[index] + np.cumsum(copies.text_bytes) - copies.text_bytes
+        here = np.flatnonzero(plan.shard_at(begins) == shard)
+        tables.append(take_copies(folder, plan, plan.parts[index], copies, here))
+    return pa.concat_tables(tables).combine_chunks()
+
+
+@contextmanager
+def _corpus_writer(sink: BinaryIO, plan: ShardPlan) -> Iterator[RowGroupWriter | JsonLinesWriter]:
+    if plan.format == "parquet":
+        with RowGroupWriter(sink, plan.schema, compression_level=plan.compression_level) as parquet:
+            yield parquet
+    else:
+        with JsonLinesWriter(sink, compression_level=plan.compression_level) as lines:
+            yield lines
+
+
+def _counts(table: pa.Table) -> dict[str, Any]:
+    rows = table.num_rows
+    tokens = pc.sum(table.column("num_tokens")).as_py() if "num_tokens" in table.column_names else None
+    return {
+        "read": rows,
+        "kept": rows,
+        "dropped": {},
+        "quarantined": 0,
+        "documents": int(pc.sum(pc.equal(table.column(EPOCH), 0)).as_py() or 0),
+        "text_bytes": int(pc.sum(pc.binary_length(table.column("text"))).as_py() or 0),
+        "tokens": tokens,
+    }

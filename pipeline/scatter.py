@@ -1,0 +1,160 @@
+"""A global shuffle with bounded memory: each part sets its rows aside by shard, each shard collects them.
+
+`scatter` writes stages/scatter/part-00000.arrow, an Arrow IPC file. Its rows carry their order key, a hash
+of (source, id, epoch, seed); the whole range of keys is cut evenly, so that a row's key gives its shard and
+the corpus as a whole is in the order of its keys. Text is moved in runs of `RUN_BYTES`; a run is sorted by
+key and gives one record batch for each shard that it meets. The schema's metadata lists the shards of the
+batches, so that a shard reads its own batches and nothing else.
+
+An IPC file rather than Parquet: with thousands of shards a part is many small pieces, of which Parquet's
+footer would outweigh the text.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from .errors import MalmoiError
+from .files import hash_file
+from .shards import EPOCH, ShardPlan, read_copies, take_copies
+from .storage import Folder
+
+RUN_BYTES = 64 * 1024**2
+ORDER = "order key"
+SCHEME = "xxh64(id_lo, id_hi, epoch, seed as 4 little-endian 64-bit words)"
+
+_SHARDS = b"malmoi.shards"
+_P1, _P2, _P3, _P4, _P5 = (
+    np.uint64(prime)
+    for prime in (
+        0x9E3779B185EBCA87,
+        0xC2B2AE3D27D4EB4F,
+        0x165667B19E3779F9,
+        0x85EBCA77C2B2AE63,
+        0x27D4EB2F165667C5,
+    )
+)
+
+
+def _rotate(x: np.ndarray, bits: int) -> np.ndarray:
+    return (x << np.uint64(bits)) | (x >> np.uint64(64 - bits))
+
+
+def _round(lane: np.ndarray, word: np.ndarray) -> np.ndarray:
+    return _rotate(lane + word * _P2, 31) * _P1
+
+
+def order_key(id_lo: np.ndarray, id_hi: np.ndarray, epoch: np.ndarray, seed: int) -> np.ndarray:
+    """uint64 [rows]: xxh64 (seed 0) of the 32 bytes id_lo, id_hi, epoch, seed, little-endian.
+
+    id_lo, id_hi: uint64 [rows], the 128-bit hash of (source, id); epoch: integers [rows].
+    """
+    words = (
+        id_lo.astype(np.uint64),
+        id_hi.astype(np.uint64),
+        epoch.astype(np.int64).view(np.uint64),
+        np.full(len(id_lo), seed % 2**64, dtype=np.uint64),
+    )
+    with np.errstate(over="ignore"):
+        seeds = (_P1 + _P2, _P2, np.uint64(0), np.uint64(0) - _P1)
+        lanes = [_round(np.full(len(id_lo), s), word) for s, word in zip(seeds, words, strict=True)]
+        key = _rotate(lanes[0], 1) + _rotate(lanes[1], 7) + _rotate(lanes[2], 12) + _rotate(lanes[3], 18)
+        for lane in lanes:
+            key = (key ^ _round(np.zeros_like(lane), lane)) * _P1 + _P4
+        key = key + np.uint64(32)
+        key = (key ^ (key >> np.uint64(33))) * _P2
+        key = (key ^ (key >> np.uint64(29))) * _P3
+        return key ^ (key >> np.uint64(32))
+
+
+def shard_of(key: np.ndarray, num_shards: int) -> np.ndarray:
+    """int64 [rows]: the shard of each key; larger keys never lie in an earlier shard."""
+    high = key >> np.uint64(32)
+    return np.asarray((high * np.uint64(num_shards)) >> np.uint64(32), dtype=np.int64)
+
+
+def scatter_name(part: int) -> str:
+    return f"stages/scatter/part-{part:05d}.arrow"
+
+
+def _runs(key: np.ndarray, text_bytes: np.ndarray) -> list[np.ndarray]:
+    """Positions of the rows, cut into runs of about RUN_BYTES of text, by key within each run."""
+    run = (np.cumsum(text_bytes) - text_bytes) // RUN_BYTES
+    starts = np.searchsorted(run, np.unique(run))
+    pieces = np.split(np.arange(len(key)), starts[1:]) if len(key) else []
+    return [piece[np.argsort(key[piece], kind="stable")] for piece in pieces]
+
+
+def scatter(folder: Folder, work: tuple[ShardPlan, int]) -> dict[str, Any]:
+    """Set the rows of one part aside by shard. Counts: read = kept = rows, text_bytes, files."""
+    plan, part = work
+    copies = read_copies(folder, part)
+    key = order_key(copies.id_lo, copies.id_hi, copies.epoch, plan.seed)
+    shard = shard_of(key, plan.num_shards)
+    runs = _runs(key, copies.text_bytes)
+    cuts = [np.unique(shard[run], return_index=True) for run in runs]
+    listed = [int(number) for numbers, _ in cuts for number in numbers]
+    schema = plan.schema.append(pa.field(ORDER, pa.uint64()))
+    options = pa.ipc.IpcWriteOptions(compression=pa.Codec("zstd", compression_level=1), use_threads=False)
+    name = scatter_name(part)
+    with (
+        folder.create(name) as sink,
+        pa.ipc.new_file(
+            sink, schema.with_metadata({_SHARDS: json.dumps(listed).encode()}), options=options
+        ) as writer,
+    ):
+        for run, (_, starts) in zip(runs, cuts, strict=True):
+            table = take_copies(folder, plan, part, copies, run).append_column(ORDER, pa.array(key[run]))
+            for start, stop in zip(starts, [*starts[1:], len(run)], strict=True):
+                for batch in table.slice(start, stop - start).combine_chunks().to_batches():
+                    writer.write_batch(batch)
+    return {
+        "read": len(key),
+        "kept": len(key),
+        "dropped": {},
+        "quarantined": 0,
+        "text_bytes": int(copies.text_bytes.sum()),
+        "files": [hash_file(folder, name)],
+    }
+
+
+def _batches(folder: Folder, part: int, shard: int) -> Iterator[pa.RecordBatch]:
+    name = scatter_name(part)
+    path = folder.local_path(name)
+    try:
+        with pa.OSFile(path) if path else folder.open(name) as stream, pa.ipc.open_file(stream) as reader:
+            listed = np.array(json.loads(reader.schema.metadata[_SHARDS]), dtype=np.int64)
+            if len(listed) != reader.num_record_batches:
+                raise MalmoiError(f"{name}: {reader.num_record_batches} batches, {len(listed)} in its list")
+            for index in np.flatnonzero(listed == shard):
+                yield reader.get_batch(int(index))
+    except (FileNotFoundError, pa.ArrowInvalid) as error:
+        raise MalmoiError(
+            f"{folder.join(name)}: cannot be read ({error}); run the same command again"
+        ) from error
+
+
+def scattered_rows(folder: Folder, plan: ShardPlan, shard: int) -> tuple[pa.Table, np.ndarray]:
+    """The rows of one shard, and the order (int64 [rows]) in which they are written."""
+    batches = [batch for part in plan.parts for batch in _batches(folder, part, shard)]
+    schema = plan.schema.append(pa.field(ORDER, pa.uint64()))
+    table = pa.Table.from_batches(
+        [batch.replace_schema_metadata() for batch in batches], schema
+    ).combine_chunks()
+    del batches
+    return table.drop_columns([ORDER]), key_order(table)
+
+
+def key_order(table: pa.Table) -> np.ndarray:
+    """int64 [rows]: by order key; rows of equal keys by (source, id, epoch)."""
+    key = table.column(ORDER).to_numpy()
+    order = np.argsort(key, kind="stable")
+    if np.any(key[order][1:] == key[order][:-1]):
+        by = [(name, "ascending") for name in (ORDER, "source", "id", EPOCH)]
+        order = pa.compute.sort_indices(table, sort_keys=by).to_numpy().astype(np.int64)
+    return order

@@ -1,0 +1,204 @@
+"""Stage `write`, the plan: how the corpus is cut into shards, and which rows a part gives to them.
+
+| file                               | made by                 | holds                                      |
+|------------------------------------|-------------------------|--------------------------------------------|
+| corpus/shard-00000-of-00004.*      | `gather.gather`         | the corpus; 3 copies are 3 rows            |
+| stages/scatter/part-00000.arrow    | `scatter.scatter`       | rows on their way, only where shuffled     |
+| dropped/part-00000.parquet         | `dropped.write_dropped` | dropped documents, why, all their signals  |
+| quarantine/part-00000.parquet      | `dropped.write_dropped` | malformed records, documents of equal id   |
+
+Shards are cut by UTF-8 bytes of text before compression, so their number is known before a document is
+moved: with `shuffle` by a hash of (source, id, epoch, seed), else by (part, row, epoch). The bytes of a
+shard depend on its rows alone. All functions that take `(folder, payload)` are jobs: they write their own
+files and return plain counts. Text is held for one shard at a time (twice, while it is put in order).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from .errors import MalmoiError
+from .recipe import Write
+from .storage import Folder
+
+LEADING = ("id", "source", "text", "language", "language.score", "num_tokens")
+EPOCH = "epoch"
+
+
+@dataclass(frozen=True)
+class PartSize:
+    """What one part gives to the corpus: rows and bytes of text, each counted once per copy."""
+
+    part: int
+    rows: int
+    text_bytes: int
+
+
+@dataclass(frozen=True)
+class ShardPlan:
+    """How the corpus is cut; `starts[i]` is the number of bytes of text before part `parts[i]`."""
+
+    rows: int
+    text_bytes: int
+    num_shards: int
+    shard_bytes: int
+    shuffle: bool
+    seed: int
+    format: Literal["parquet", "jsonl.zst"]
+    compression_level: int
+    schema: pa.Schema
+    parts: tuple[int, ...]
+    starts: tuple[int, ...]
+
+    def shard_name(self, shard: int) -> str:
+        return f"corpus/shard-{shard:05d}-of-{self.num_shards:05d}.{self.format}"
+
+    def shard_at(self, position: np.ndarray) -> np.ndarray:
+        """int64: the shard of rows whose text begins at these bytes of the unshuffled corpus."""
+        return np.asarray(np.minimum(position // self.shard_bytes, self.num_shards - 1))
+
+
+@dataclass(frozen=True)
+class Copies:
+    """The rows that one part gives to the corpus, by (row, epoch).
+
+    row: int64 [C] row in the part's kept file, rising; epoch: int32 [C]; text_bytes: int64 [C];
+    id_lo, id_hi: uint64 [C].
+    """
+
+    row: np.ndarray
+    epoch: np.ndarray
+    text_bytes: np.ndarray
+    id_lo: np.ndarray
+    id_hi: np.ndarray
+
+
+def part_file(part: int, kind: str) -> str:
+    stage = "decide" if kind == "verdict" else "filter"
+    return f"stages/{stage}/part-{part:05d}.{kind}.parquet"
+
+
+@contextmanager
+def open_parquet(folder: Folder, name: str) -> Iterator[pq.ParquetFile]:
+    """A Parquet file of the run for reading; an absent or damaged one is named."""
+    try:
+        path = folder.local_path(name)
+        with pa.OSFile(path) if path else folder.open(name) as stream, pq.ParquetFile(stream) as file:
+            yield file
+    except (FileNotFoundError, pa.ArrowInvalid) as error:
+        raise MalmoiError(
+            f"{folder.join(name)}: cannot be read ({error}); run the same command again"
+        ) from error
+
+
+def read_copies(folder: Folder, part: int) -> Copies:
+    """The rows of a part that are written, repeated by their number of copies."""
+    with open_parquet(folder, part_file(part, "verdict")) as file:
+        copies = file.read(["copies"]).column("copies").to_numpy().astype(np.int64)
+    with open_parquet(folder, part_file(part, "keys")) as file:
+        keys = file.read(["id_lo", "id_hi", "text_bytes"])
+    if len(copies) != keys.num_rows:
+        raise MalmoiError(
+            f"write/part-{part:05d}: {len(copies):,} verdicts for {keys.num_rows:,} kept documents"
+        )
+    row = np.repeat(np.arange(len(copies)), copies)
+    before = np.repeat(np.cumsum(copies) - copies, copies)
+    columns = [keys.column(name).to_numpy()[row] for name in ("text_bytes", "id_lo", "id_hi")]
+    return Copies(row, (np.arange(len(row)) - before).astype(np.int32), *columns)
+
+
+def measure_part(folder: Folder, part: int) -> PartSize:
+    """Reads the verdicts and keys of a part, no text."""
+    copies = read_copies(folder, part)
+    return PartSize(part, len(copies.row), int(copies.text_bytes.sum()))
+
+
+def corpus_schema(documents: pa.Schema, extras: Iterable[str], *, signals: bool = False) -> pa.Schema:
+    """The columns of the corpus: id, source, text, language, its score, num_tokens, the extras, epoch.
+
+    `documents`: the columns of kept documents; `extras`: the input's own among them. The other columns are
+    signals: they stay in stages/filter, and go into the corpus only with `signals=True`.
+    """
+    wanted = [name for name in LEADING if name in documents.names]
+    extra = set(extras)
+    rest = [name for name in documents.names if name not in {*wanted, "drop", EPOCH}]
+    names = wanted + [name for name in rest if name in extra]
+    names += [name for name in rest if name not in extra] if signals else []
+    fields = [pa.field(name, documents.field(name).type) for name in names]
+    return pa.schema([*fields, pa.field(EPOCH, pa.int32())])
+
+
+def plan_shards(parts: Sequence[PartSize], write: Write, seed: int, schema: pa.Schema) -> ShardPlan:
+    """Cut the corpus into equal shares of at most `shard_bytes` of text (about, where shuffled).
+
+    `schema`: from `corpus_schema`. A corpus without a document is one shard without a row.
+    """
+    parts = sorted(parts, key=lambda part: part.part)
+    total = sum(part.text_bytes for part in parts)
+    rows = sum(part.rows for part in parts)
+    num_shards = max(1, min(-(-total // write.shard_bytes), rows))
+    starts = np.cumsum([0, *(part.text_bytes for part in parts)])[:-1]
+    return ShardPlan(
+        rows=rows,
+        text_bytes=total,
+        num_shards=num_shards,
+        shard_bytes=max(1, -(-total // num_shards)),
+        shuffle=write.shuffle,
+        seed=seed,
+        format=write.format,
+        compression_level=write.compression_level,
+        schema=schema,
+        parts=tuple(part.part for part in parts),
+        starts=tuple(int(start) for start in starts),
+    )
+
+
+def read_rows(folder: Folder, part: int, rows: np.ndarray, schema: pa.Schema) -> pa.Table:
+    """The kept documents at `rows` (int64, rising, distinct); only the row groups that hold one are read.
+
+    Columns of `schema` that the part lacks are null.
+    """
+    tables = []
+    with open_parquet(folder, part_file(part, "kept")) as file:
+        names = [name for name in schema.names if name in file.schema_arrow.names]
+        start = 0
+        for group in range(file.num_row_groups):
+            stop = start + file.metadata.row_group(group).num_rows
+            low, high = np.searchsorted(rows, [start, stop])
+            if low < high:
+                tables.append(
+                    file.read_row_group(group, columns=names).take(pa.array(rows[low:high] - start))
+                )
+            start = stop
+    if len(rows) and rows[-1] >= start:
+        raise MalmoiError(f"write/part-{part:05d}: row {rows[-1]:,} wanted, {start:,} documents kept")
+    return fit(pa.concat_tables(tables) if tables else schema.empty_table(), schema)
+
+
+def fit(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The table with exactly the columns of `schema`, in one chunk each."""
+    columns = []
+    for field in schema:
+        if field.name not in table.column_names:
+            columns.append(pa.nulls(table.num_rows, field.type))
+            continue
+        try:
+            columns.append(table.column(field.name).cast(field.type).combine_chunks())
+        except pa.ArrowInvalid as error:
+            raise MalmoiError(f"column {field.name!r}: not {field.type} in every source ({error})") from error
+    return pa.table(columns, schema=schema)
+
+
+def take_copies(folder: Folder, plan: ShardPlan, part: int, copies: Copies, chosen: np.ndarray) -> pa.Table:
+    """The rows at `chosen` (positions in `copies`, any order), with their epoch."""
+    rows, where = np.unique(copies.row[chosen], return_inverse=True)
+    body = pa.schema([field for field in plan.schema if field.name != EPOCH])
+    table = read_rows(folder, part, rows, body).take(pa.array(where))
+    return table.append_column(EPOCH, pa.array(copies.epoch[chosen], pa.int32())).combine_chunks()

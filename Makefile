@@ -41,9 +41,9 @@ distclean: clean  ## clean, and remove the environment
 # A command named python3.12 may be there and still not run (a version manager's placeholder): try each.
 $(BIN)/python:
 	@for python in python3.13 python3.12 python3.11 python3; do \
-	  if $$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' >/dev/null 2>&1; then found=$$python; break; fi; \
+	  if $$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' >/dev/null 2>&1; then found=$$python; break; fi; \
 	done; \
-	if [ -z "$$found" ]; then echo "malmoi needs Python 3.11 to 3.14; none found as python3.13, python3.12, python3.11 or python3." >&2; exit 1; fi; \
+	if [ -z "$$found" ]; then echo "malmoi needs Python 3.11, 3.12 or 3.13 (no later one yet: fasttext-predict has no wheel for it); none found as python3.13, python3.12, python3.11 or python3." >&2; exit 1; fi; \
 	echo "making $(VENV) with $$($$found --version)"; \
 	if ! $$found -m venv $(VENV); then \
 	  rm -rf $(VENV); \

@@ -69,7 +69,7 @@ def order_key(id_lo: np.ndarray, id_hi: np.ndarray, epoch: np.ndarray, seed: int
         key = key + np.uint64(32)
         key = (key ^ (key >> np.uint64(33))) * _P2
         key = (key ^ (key >> np.uint64(29))) * _P3
-        return key ^ (key >> np.uint64(32))
+        return np.asarray(key ^ (key >> np.uint64(32)))
 
 
 def shard_of(key: np.ndarray, num_shards: int) -> np.ndarray:
@@ -91,7 +91,7 @@ def _runs(key: np.ndarray, text_bytes: np.ndarray) -> list[np.ndarray]:
 
 
 def scatter(folder: Folder, work: tuple[ShardPlan, int]) -> dict[str, Any]:
-    """Set the rows of one part aside by shard. Counts: read = kept = rows, text_bytes, files."""
+    """Set the rows of one part aside by shard. Counts: read = kept = documents, rows, text_bytes."""
     plan, part = work
     copies = read_copies(folder, part)
     key = order_key(copies.id_lo, copies.id_hi, copies.epoch, plan.seed)
@@ -114,8 +114,9 @@ def scatter(folder: Folder, work: tuple[ShardPlan, int]) -> dict[str, Any]:
                 for batch in table.slice(start, stop - start).combine_chunks().to_batches():
                     writer.write_batch(batch)
     return {
-        "read": len(key),
-        "kept": len(key),
+        "read": int((copies.epoch == 0).sum()),
+        "kept": int((copies.epoch == 0).sum()),
+        "rows": len(key),
         "dropped": {},
         "quarantined": 0,
         "text_bytes": int(copies.text_bytes.sum()),

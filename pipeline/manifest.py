@@ -72,7 +72,7 @@ class Input:
 
 @dataclass(frozen=True)
 class Output:
-    """A file of the run. `path`: relative to the run; `hash`: xxh3_128, hex; `tokens`: None if not counted."""
+    """A file of the run. `path`: within the run; `hash`: xxh3_128, hex; `tokens`: None if not counted."""
 
     path: str
     bytes: int

@@ -49,7 +49,7 @@ def test_operators_take_no_catch_all_keywords():
 
 
 def test_no_class_inherits_from_ours():
-    """Exceptions may; so may the recipe's models, from `Strict`, which holds nothing but pydantic's settings."""
+    """Exceptions may; so may the recipe's models, from `Strict`, which is pydantic's settings alone."""
     classes = [
         (path, node) for path in FILES for node in ast.walk(tree(path)) if isinstance(node, ast.ClassDef)
     ]

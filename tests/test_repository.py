@@ -29,7 +29,16 @@ FORBIDDEN = {
 def tracked() -> list[Path]:
     if not (ROOT / ".git").exists():
         pytest.skip("not a checkout: no list of files")
-    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    command = [
+        "git",
+        "-c",
+        "safe.directory=*",
+        "ls-files",
+        "-z",
+        "--cached",
+        "--others",
+        "--exclude-standard",
+    ]
     names = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
     return [ROOT / x for x in names if x and (ROOT / x).is_file() and not (ROOT / x).is_symlink()]
 

@@ -15,7 +15,7 @@ FOLDERS = ("operators", "pipeline", "training")
 
 def in_the_tree() -> set[str]:
     listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard", *FOLDERS],
+        ["git", "-c", "safe.directory=*", "ls-files", "--cached", "--others", "--exclude-standard", *FOLDERS],
         cwd=ROOT, capture_output=True, text=True, check=True,
     ).stdout.splitlines()  # fmt: skip
     return {f"malmoi/{name}" for name in listed if (ROOT / name).is_file()}
@@ -27,7 +27,7 @@ def wheel(tmp_path_factory):
     folder = tmp_path_factory.mktemp("wheel")
     copy = folder / "tree"
     names = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        ["git", "-c", "safe.directory=*", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT, capture_output=True, text=True, check=True,
     ).stdout.split("\0")  # fmt: skip
     wanted = [x for x in names if x.startswith(FOLDERS) or x in ("pyproject.toml", "README.md", "LICENSE")]

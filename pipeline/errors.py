@@ -33,3 +33,7 @@ class BusyError(MalmoiError):
 
 class ChangedError(MalmoiError):
     """The recipe or an input file is not what it was when the run was planned."""
+
+
+class TornError(MalmoiError):
+    """A compressed stream ends too early or is damaged; what came before it was handed out."""

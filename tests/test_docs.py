@@ -66,6 +66,13 @@ def test_contributing(tmp_path, monkeypatch):
         test()
 
 
+def test_readme():
+    [code] = blocks("README.md", "python")
+    scope: dict = {}
+    exec(compile(code, "README.md", "exec"), scope)
+    assert scope["table"]["language"].to_pylist() == ["ko"]
+
+
 def shown(default: object) -> str:
     if default is PydanticUndefined:
         return "required"

@@ -42,7 +42,6 @@ def wheel(tmp_path_factory):
     return next(folder.glob("*.whl"))
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="not a checkout: no list of files to compare with")
 def test_content_equals_the_tree(wheel):
     with zipfile.ZipFile(wheel) as archive:
@@ -54,7 +53,6 @@ def test_content_equals_the_tree(wheel):
     assert any(x.endswith("licenses/LICENSE") for x in names)
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="not a checkout: no list of files to build from")
 def test_the_command_is_declared(wheel):
     with zipfile.ZipFile(wheel) as archive:

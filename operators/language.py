@@ -15,7 +15,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .config import did_you_mean
 from .contract import LANGUAGE, TEXT, Kind, Limit, judge, with_columns
 from .normalise import text_array, text_buffers
 
@@ -161,8 +160,11 @@ class LanguageId:
         for field, asked in (("keep", self.keep), ("min_score", dict(self.min_score))):
             for language in asked:
                 if language not in labels and not (field == "min_score" and language == "default"):
-                    near = did_you_mean(language, sorted(labels))
-                    raise ValueError(f"{field}: model {self.model!r} has no language {language!r}{near}")
+                    near = sorted(label for label in labels if label[:1] == language[:1]) or sorted(labels)
+                    raise ValueError(
+                        f"{field}: model {self.model!r} has no language {language!r} among its {len(labels)};"
+                        f" it has {', '.join(near[:30])}"
+                    )
 
     def limits(self, language: str) -> tuple[Limit, ...]:
         """Two limits on `language.score`: unreachable for a language that is not kept, and the minimum."""

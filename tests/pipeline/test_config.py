@@ -1,0 +1,105 @@
+"""Recipes: what is refused, and the words with which it is refused."""
+
+from pathlib import Path
+
+import pytest
+
+from malmoi.pipeline.config import check_columns, build_steps, load_recipe, parse_recipe
+from malmoi.pipeline.errors import RecipeError
+
+GOOD = """\
+name: demo
+output: runs/demo
+sources:
+  - name: web
+    path: data/*.jsonl.zst
+steps:
+  - normalise: {}
+  - gopher_quality:
+      min_words: 20
+dedup:
+  fuzzy:
+    threshold: 0.7
+"""
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_a_good_recipe_with_overrides(tmp_path: Path) -> None:
+    recipe = load_recipe(write(tmp_path, GOOD), ["run.num_cpus=2", "sources.0.priority=3", "name=말모이"])
+    assert recipe.run.num_cpus == 2
+    assert recipe.sources[0].priority == 3
+    assert recipe.name == "말모이"
+    assert recipe.sources[0].path == ("data/*.jsonl.zst",)
+    assert recipe.dedup.fuzzy.threshold == 0.7
+    assert [step.name for step in build_steps(recipe)] == ["normalise", "gopher_quality"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("output:", "outptu:"), "recipe.yaml:2: unknown key 'outptu'; did you mean 'output'?"),
+        (
+            ("threshold: 0.7", "treshold: 0.7"),
+            "recipe.yaml:11: unknown key 'dedup.fuzzy.treshold'; did you mean 'threshold'?",
+        ),
+        (
+            ("threshold: 0.7", "threshold: 7"),
+            "recipe.yaml:11: dedup.fuzzy.threshold: Input should be less than or equal to 1 (given: '7')",
+        ),
+        (
+            ("min_words", "min_word"),
+            "steps[1].gopher_quality: unknown key 'min_word' for GopherQuality; did you mean 'min_words'?",
+        ),
+        (("min_words: 20", "min_words: many"), "steps[1].gopher_quality.min_words:"),
+        (
+            ("gopher_quality:", "gofer_quality:"),
+            "unknown operator 'gofer_quality'; did you mean 'gopher_quality'?",
+        ),
+        (("normalise: {}", "'no.such.module:Rule': {}"), "cannot import 'no.such.module'"),
+        (("normalise: {}", "'json:JSONDecoder': {}"), "is not a dataclass"),
+        (("name: web\n", "name: web\n    name: web2\n"), "key 'name' is given twice (line 4 and 5)"),
+        (("name: demo", "name: 'a/b'"), "recipe.yaml:1: name:"),
+        (("name: demo\n", ""), "name: Field required"),
+        ((GOOD, "- just\n- a list\n"), "want a mapping"),
+        ((GOOD, "a: [1,"), "recipe.yaml"),
+    ],
+)
+def test_what_is_wrong_is_said_with_its_place(tmp_path: Path, change: tuple[str, str], message: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(write(tmp_path, GOOD.replace(*change, 1)))
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("override", ["run.num_cpus", "=3", "sources.7.priority=1", "name.x=1"])
+def test_bad_overrides(tmp_path: Path, override: str) -> None:
+    with pytest.raises(RecipeError):
+        load_recipe(write(tmp_path, GOOD), [override])
+
+
+def test_a_missing_file_and_one_that_is_not_text(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="No such file"):
+        load_recipe(tmp_path / "absent.yaml")
+    (tmp_path / "bytes.yaml").write_bytes(b"name: \xff\xfe")
+    with pytest.raises(RecipeError, match="not UTF-8 at byte 6"):
+        load_recipe(tmp_path / "bytes.yaml")
+
+
+def test_two_sources_of_one_name() -> None:
+    source = {"name": "a", "path": "x.jsonl"}
+    with pytest.raises(RecipeError, match="source name given twice: a"):
+        parse_recipe({"name": "r", "output": "o", "sources": [source, source]})
+
+
+def test_a_column_that_no_step_has_made() -> None:
+    recipe = parse_recipe(
+        {"name": "r", "output": "o", "sources": [{"name": "a", "path": "x"}], "steps": ["normalise"]}
+    )
+    steps = build_steps(recipe)
+    check_columns(steps, {"id", "source", "text"}, "r")
+    with pytest.raises(RecipeError, match=r"steps\[0\].normalise needs column 'text'; there: id"):
+        check_columns(steps, {"id"}, "r")

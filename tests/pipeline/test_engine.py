@@ -1,0 +1,107 @@
+"""Jobs are committed once, wherever they run; an error comes back as what it is."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from malmoi.pipeline import engine
+from malmoi.pipeline.engine import Job, committed, execute, run_jobs
+from malmoi.pipeline.errors import BusyError, MalmoiError
+from malmoi.pipeline.files import hash_file
+from malmoi.pipeline.lock import only_run
+from malmoi.pipeline.storage import Folder
+
+
+def write_number(folder: Folder, number: int) -> dict:
+    name = f"stages/t/{number}.txt"
+    if number == 13:
+        raise MalmoiError("13 is unlucky: use 14")
+    folder.write_bytes(name, str(number).encode())
+    return {"read": number, "kept": number, "files": [hash_file(folder, name)]}
+
+
+def jobs(*numbers: int) -> list[Job]:
+    return [Job("t", f"job-{n}", write_number, n) for n in numbers]
+
+
+def test_a_job_runs_once(tmp_path: Path) -> None:
+    folder = Folder(str(tmp_path))
+    ticks: list = []
+    first = run_jobs(folder, jobs(1, 22), engine="local", num_cpus=1, tick=ticks.append)
+    again = run_jobs(folder, jobs(1, 22), engine="local", num_cpus=1, tick=ticks.append)
+    assert [x["read"] for x in first] == [1, 22]
+    assert json.loads(json.dumps(first)) == again
+    assert len(ticks) == 4
+
+
+@pytest.mark.parametrize("damage", ["no file", "torn file", "torn record", "no record", "record of another form"])
+def test_a_damaged_job_runs_again(tmp_path: Path, damage: str) -> None:
+    folder = Folder(str(tmp_path))
+    [job] = jobs(22)
+    execute(folder, job)
+    file, record = tmp_path / "stages/t/22.txt", tmp_path / job.record
+    if damage == "no file":
+        file.unlink()
+    elif damage == "torn file":
+        file.write_bytes(b"2")
+    elif damage == "torn record":
+        record.write_bytes(record.read_bytes()[:20])
+    elif damage == "no record":
+        record.unlink()
+    else:
+        record.write_text("[1, 2]")
+    assert committed(folder, job) is None
+    run_jobs(folder, [job], engine="local", num_cpus=1, tick=lambda _: None)
+    assert committed(folder, job) is not None
+    assert file.read_bytes() == b"22"
+
+
+def test_an_error_keeps_what_is_done(tmp_path: Path) -> None:
+    folder = Folder(str(tmp_path))
+    with pytest.raises(MalmoiError, match="13 is unlucky: use 14"):
+        run_jobs(folder, jobs(1, 13, 2), engine="local", num_cpus=1, tick=lambda _: None)
+    assert committed(folder, jobs(1)[0]) is not None
+    assert committed(folder, jobs(13)[0]) is None
+
+
+def test_two_runs_in_one_folder(tmp_path: Path) -> None:
+    folder = Folder(str(tmp_path / "run"))
+    with only_run(folder):
+        with pytest.raises(BusyError, match=r"process \d+ on .* is running here"), only_run(folder):
+            pass
+    with only_run(folder):
+        pass
+
+
+@pytest.mark.ray
+def test_on_ray(tmp_path: Path, ray_here: int) -> None:
+    folder = Folder(str(tmp_path))
+    counts = run_jobs(folder, jobs(*range(5)), engine="ray", num_cpus=ray_here, tick=lambda _: None)
+    assert [x["read"] for x in counts] == list(range(5))
+    with pytest.raises(MalmoiError, match="t/job-13: 13 is unlucky: use 14"):
+        run_jobs(folder, jobs(5, 13), engine="ray", num_cpus=ray_here, tick=lambda _: None)
+
+
+@pytest.mark.ray
+def test_a_bug_in_a_job_is_named(tmp_path: Path, ray_here: int) -> None:
+    job = Job("t", "bug", lambda folder, _: {}["absent"], None)
+    with pytest.raises(MalmoiError, match="t/bug: KeyError: 'absent'"):
+        run_jobs(Folder(str(tmp_path)), [job], engine="ray", num_cpus=ray_here, tick=lambda _: None)
+
+
+@pytest.mark.ray
+def test_no_free_cpu_fails_and_does_not_hang(ray_here: int) -> None:
+    import ray
+
+    @ray.remote(num_cpus=1)
+    class Holder:
+        def hold(self) -> bool:
+            return True
+
+    holders = [Holder.remote() for _ in range(ray_here)]
+    ray.get([holder.hold.remote() for holder in holders])
+    with pytest.raises(engine.ResourceError, match="needs 1 free CPU"):
+        engine.wait_for_cpu(seconds=1.0)
+    for holder in holders:
+        ray.kill(holder)

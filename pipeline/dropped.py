@@ -142,11 +142,13 @@ def _counts(folder: Folder, part: int, verdict: pa.Table) -> dict[str, Any]:
     stays = verdict.column("copies").to_numpy() > 0
     reasons = pc.value_counts(verdict.column("reason").drop_null()).to_pylist()
     found = {row["values"]: row["counts"] for row in sorted(reasons, key=lambda row: str(row["values"]))}
+    bad = {name: count for name, count in found.items() if name.startswith(_QUARANTINE)}
     return {
         "read": verdict.num_rows,
         "kept": int(stays.sum()),
-        "dropped": {name: count for name, count in found.items() if not name.startswith(_QUARANTINE)},
-        "quarantined": sum(count for name, count in found.items() if name.startswith(_QUARANTINE)),
+        "dropped": {name: count for name, count in found.items() if name not in bad},
+        "quarantined": sum(bad.values()),
+        "quarantine_reasons": bad,
         "text_bytes": int(text_bytes.sum()),
         "kept_bytes": int(text_bytes[stays].sum()),
     }

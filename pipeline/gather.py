@@ -21,8 +21,7 @@ from .storage import Folder
 def gather(folder: Folder, work: tuple[ShardPlan, int]) -> dict[str, Any]:
     """Write one shard: of what `scatter` set aside for it, or (not shuffled) straight from the parts.
 
-    Counts: read = kept = documents (rows of epoch 0), rows, text_bytes of the rows, tokens of the rows (None
-    where not counted).
+    Counts: read = kept = rows, documents (rows of epoch 0), text_bytes, tokens (None where not counted).
     """
     plan, shard = work
     if plan.shuffle:
@@ -61,14 +60,14 @@ def _corpus_writer(sink: BinaryIO, plan: ShardPlan) -> Iterator[RowGroupWriter |
 
 
 def _counts(table: pa.Table) -> dict[str, Any]:
-    documents = int(pc.sum(pc.equal(table.column(EPOCH), 0)).as_py() or 0)
+    rows = table.num_rows
     tokens = pc.sum(table.column("num_tokens")).as_py() if "num_tokens" in table.column_names else None
     return {
-        "read": documents,
-        "kept": documents,
+        "read": rows,
+        "kept": rows,
         "dropped": {},
         "quarantined": 0,
-        "rows": table.num_rows,
+        "documents": int(pc.sum(pc.equal(table.column(EPOCH), 0)).as_py() or 0),
         "text_bytes": int(pc.sum(pc.binary_length(table.column("text"))).as_py() or 0),
         "tokens": tokens,
     }

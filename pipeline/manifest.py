@@ -43,6 +43,7 @@ class Book:
     read_bytes: int = 0
     kept_bytes: int = 0
     rows: int = 0
+    quarantine_reasons: dict[str, int] = dataclasses.field(default_factory=dict)
 
     @staticmethod
     def of(stage: str, counts: Mapping[str, Any]) -> Book:
@@ -52,12 +53,17 @@ class Book:
             stage=stage,
             read=int(counts["read"]),
             kept=int(counts["kept"]),
-            dropped={name: int(count) for name, count in sorted(counts.get("dropped", {}).items())},
+            dropped=_sorted(counts.get("dropped", {})),
             quarantined=int(counts.get("quarantined", 0)),
             read_bytes=text_bytes,
             kept_bytes=int(counts.get("kept_bytes", text_bytes)),
             rows=int(counts.get("rows", 0)),
+            quarantine_reasons=_sorted(counts.get("quarantine_reasons", {})),
         )
+
+
+def _sorted(counts: Mapping[str, Any]) -> dict[str, int]:
+    return {name: int(counts[name]) for name in sorted(counts)}
 
 
 @dataclass(frozen=True)
@@ -86,9 +92,9 @@ class Output:
 class Group:
     """A source, a language or a group of the mixture, from input to corpus.
 
-    read: documents read; kept: of these, kept by the rules; unique: kept by deduplication as well;
-    documents: in the corpus; rows: with copies; text_bytes, tokens: of the rows. `target`: the share that
-    the recipe asks for, in the mixture's unit; None where it asks for none.
+    read: documents read; kept: of these, kept by the rules; unique: kept by deduplication as well (with the
+    bytes and tokens of their text); documents: in the corpus; rows: with copies; text_bytes, tokens: of the
+    rows; target: the share that the recipe asks for, in the mixture's unit, None where it asks for none.
     """
 
     name: str
@@ -96,6 +102,7 @@ class Group:
     kept: int = 0
     unique: int = 0
     unique_bytes: int = 0
+    unique_tokens: int | None = None
     documents: int = 0
     rows: int = 0
     text_bytes: int = 0

@@ -22,6 +22,10 @@ from malmoi.pipeline.storage import Folder
 
 SHARDS = {f"corpus/shard-0000{i}-of-00002.parquet": content for i, content in enumerate([b"one", b"two"])}
 
+GROUP = Group(
+    "책", read=10, kept=7, unique=5, unique_bytes=500, documents=5, rows=8, text_bytes=800, target=1.0
+)
+
 
 def make_manifest(**changes):
     manifest = Manifest(
@@ -45,10 +49,10 @@ def make_manifest(**changes):
             for name, content in SHARDS.items()
         ),
         others=(Output("dropped/part-00000.parquet", 3, xxhash.xxh3_128_hexdigest(b"bad"), 4),),
-        sources=(Group("책", 10, 7, 5, 500, 5, 8, 800),),
-        languages=(Group("ko", 10, 7, 5, 500, 5, 8, 800),),
+        sources=(GROUP,),
+        languages=(replace(GROUP, name="ko"),),
         dedup=Dedup(2, 3, (Loss("책", 7, 2, 0),), ("책 lost 29 %",)),
-        mixture=Mixture("source", "given", "bytes", (Group("책", 10, 7, 5, 500, 5, 8, 800, target=1.0),)),
+        mixture=Mixture("source", "given", "bytes", (GROUP,)),
         diversity={"before": {"sources": 1.0}, "after": {"sources": 1.0, "zstd_ratio": None}},
     )
     return replace(manifest, **changes)
@@ -168,11 +172,14 @@ def test_book_of_counts():
         "read": 3,
         "kept": 1,
         "dropped": {"b": 1, "a": 1},
+        "quarantine_reasons": {"x": 0},
         "text_bytes": 30,
         "files": [],
         "seconds": 1.0,
     }
-    assert Book.of("filter", counts) == Book("filter", 3, 1, {"a": 1, "b": 1}, 0, 30, 30)
+    assert Book.of("filter", counts) == Book(
+        "filter", 3, 1, {"a": 1, "b": 1}, 0, 30, 30, quarantine_reasons={"x": 0}
+    )
     assert Book.of("filter", {**counts, "kept_bytes": 10, "rows": 2}).kept_bytes == 10
 
 

@@ -158,7 +158,7 @@ def test_in_order(parts, format):
     assert [row for shard in rows for row in shard] == wanted
     assert plan.num_shards == 2
     assert [shard["text_bytes"] for shard in counts] == pytest.approx([plan.text_bytes / 2] * 2, abs=250)
-    assert sum(shard["kept"] for shard in counts) == sum(row["epoch"] == 0 for row in wanted)
+    assert sum(shard["documents"] for shard in counts) == sum(row["epoch"] == 0 for row in wanted)
     assert list(rows[0][0]) == [
         *("id", "source", "text", "language", "language.score", "url", "stars", "epoch"),
     ]
@@ -180,7 +180,7 @@ def test_shuffled(parts, format, monkeypatch):
     assert [key(row) * plan.num_shards >> 64 for shard in rows for row in shard] == [
         shard for shard, found in enumerate(rows) for _ in found
     ]
-    assert [len(shard) for shard in rows] == [shard["rows"] for shard in counts]
+    assert [len(shard) for shard in rows] == [shard["kept"] for shard in counts]
     # Small runs, another size of row group in the parts, and parts told in another order change no byte.
     files = [count["files"] for count in counts]
     monkeypatch.setattr(scatter_module, "RUN_BYTES", 50)

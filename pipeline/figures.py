@@ -1,0 +1,187 @@
+"""The figures of a finished run as tables of text, for the terminal and for the dataset card alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from .manifest import Group, Manifest
+
+TOP_REASONS = 12
+TOP_GROUPS = 12
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A table: the first column is words, the others numbers; `notes` stand below it."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    notes: tuple[str, ...] = ()
+
+
+def size(count: int) -> str:
+    """Bytes in decimal units: `1.2 MB`."""
+    value, units = float(count), ("bytes", "kB", "MB", "GB", "TB", "PB")
+    for unit in units:
+        # 999.95 would be shown as 1000.0
+        if value < 999.95 or unit == units[-1]:
+            break
+        value /= 1000
+    return f"{count} bytes" if unit == "bytes" else f"{value:.1f} {unit}"
+
+
+def share(part: float, whole: float) -> str:
+    """`12.3 %`, or `-` of nothing."""
+    return f"{100 * part / whole:.1f} %" if whole else "-"
+
+
+def speed(count: int, seconds: float | None) -> str:
+    return f"{count / 1e6 / seconds:,.1f}" if seconds and count else "-"
+
+
+def stages(manifest: Manifest, seconds: Mapping[str, float] | None = None) -> Sheet:
+    """`seconds`: of each stage, for a column MB/s of text read."""
+    columns = ("stage", "documents in", "kept", "dropped", "quarantined", "text in", "text kept")
+    rows = []
+    for book in manifest.books:
+        dropped = sum(book.dropped.values())
+        row = (book.stage, *(f"{x:,}" for x in (book.read, book.kept, dropped, book.quarantined)))
+        known = book.read_bytes > 0
+        row += (size(book.read_bytes), size(book.kept_bytes)) if known else ("-", "-")
+        if seconds is not None:
+            row += (speed(book.read_bytes, seconds.get(book.stage)),)
+        rows.append(row)
+    return Sheet("Stages", columns if seconds is None else (*columns, "MB/s"), tuple(rows))
+
+
+def reasons(manifest: Manifest) -> Sheet:
+    """Why documents were dropped and quarantined, commonest first."""
+    read = manifest.books[0].read if manifest.books else 0
+    counts: dict[tuple[str, str], int] = {}
+    for book in manifest.books:
+        known = sum(book.quarantine_reasons.values())
+        rest = {"quarantined": book.quarantined - known} if book.quarantined > known else {}
+        for name, count in {**book.dropped, **book.quarantine_reasons, **rest}.items():
+            counts[name, book.stage] = counts.get((name, book.stage), 0) + count
+    ranked = sorted(((key, count) for key, count in counts.items() if count), key=lambda x: (-x[1], x[0]))
+    rows = tuple(
+        (name, stage, f"{count:,}", share(count, read)) for (name, stage), count in ranked[:TOP_REASONS]
+    )
+    more = len(ranked) - TOP_REASONS
+    left = sum(count for _, count in ranked[TOP_REASONS:])
+    notes = (f"{more} more reasons: {left:,} documents",) if more > 0 else ()
+    return Sheet("Not in the corpus", ("reason", "stage", "documents", "of all read"), rows, notes)
+
+
+def _top(
+    groups: tuple[Group, ...], weight: Callable[[Group], float]
+) -> tuple[tuple[Group, ...], tuple[str, ...]]:
+    ranked = sorted(groups, key=lambda group: (-weight(group), group.name))
+    more = len(ranked) - TOP_GROUPS
+    return tuple(ranked[:TOP_GROUPS]), (f"{more} more",) if more > 0 else ()
+
+
+def flow(title: str, groups: tuple[Group, ...]) -> Sheet:
+    """Groups (sources or languages) from input to corpus."""
+    total = sum(group.text_bytes for group in groups)
+    shown, notes = _top(groups, lambda group: group.read)
+    rows = tuple(
+        (
+            group.name or "(none)",
+            *(f"{count:,}" for count in (group.read, group.kept, group.documents)),
+            size(group.text_bytes),
+            share(group.text_bytes, total),
+        )
+        for group in shown
+    )
+    return Sheet(
+        title, (title.lower(), "read", "after rules", "in corpus", "text", "share of text"), rows, notes
+    )
+
+
+def duplicates(manifest: Manifest) -> Sheet:
+    dedup = manifest.dedup
+    total = sum(loss.documents for loss in dedup.losses)
+    rows = tuple(
+        (
+            loss.source,
+            *(f"{count:,}" for count in (loss.documents, loss.exact, loss.fuzzy)),
+            share(loss.exact + loss.fuzzy, loss.documents),
+        )
+        for loss in sorted(dedup.losses, key=lambda loss: (-(loss.exact + loss.fuzzy), loss.source))
+    )
+    gone = dedup.exact + dedup.fuzzy
+    line = (
+        f"{dedup.clusters:,} clusters, the largest of {dedup.largest:,} documents; removed {gone:,} of "
+        f"{total:,} ({share(gone, total)}): {dedup.exact:,} exact, {dedup.fuzzy:,} fuzzy"
+    )
+    return Sheet(
+        "Duplicates", ("source", "documents", "exact", "fuzzy", "removed"), rows, (line, *dedup.alarms)
+    )
+
+
+def mixture(manifest: Manifest) -> Sheet | None:
+    """Shares before and after in the mixture's unit."""
+    mix = manifest.mixture
+    if mix is None:
+        return None
+
+    def before(group: Group) -> float:
+        tokens = group.unique_bytes if group.unique_tokens is None else group.unique_tokens
+        return {"documents": group.unique, "tokens": tokens}.get(mix.unit, group.unique_bytes)
+
+    def after(group: Group) -> float:
+        tokens = group.text_bytes if group.tokens is None else group.tokens
+        return {"documents": group.rows, "tokens": tokens}.get(mix.unit, group.text_bytes)
+
+    all_before, all_after = sum(map(before, mix.groups)), sum(map(after, mix.groups))
+    shown, notes = _top(mix.groups, before)
+    rows = tuple(
+        (
+            group.name or "(none)",
+            share(before(group), all_before),
+            "-" if group.target is None else share(group.target, 1.0),
+            share(after(group), all_after),
+            f"{group.rows / group.unique:.2f}" if group.unique else "-",
+        )
+        for group in shown
+    )
+    title = f"Mixture by {mix.by} ({mix.method}, in {mix.unit})"
+    return Sheet(title, (mix.by, "before", "wanted", "after", "epochs"), rows, (*notes, *mix.notes))
+
+
+def diversity(manifest: Manifest) -> Sheet:
+    before, after = manifest.diversity.get("before", {}), manifest.diversity.get("after", {})
+    rows = tuple(
+        (name.replace("_", " "), _number(before.get(name)), _number(after.get(name)))
+        for name in dict.fromkeys([*before, *after])
+    )
+    return Sheet("Diversity", ("figure", "before", "after"), rows)
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:,.0f}" if value == int(value) and abs(value) >= 1000 else f"{value:,.3f}"
+
+
+def sheets(manifest: Manifest, seconds: Mapping[str, float] | None = None) -> list[Sheet]:
+    """All tables that have a row or a note, in the order in which they are shown."""
+    found = [
+        stages(manifest, seconds),
+        reasons(manifest),
+        flow("Source", manifest.sources),
+        flow("Language", manifest.languages),
+        duplicates(manifest) if manifest.dedup.losses else None,
+        mixture(manifest),
+        diversity(manifest),
+    ]
+    return [sheet for sheet in found if sheet is not None and (sheet.rows or sheet.notes)]
+
+
+def headline(manifest: Manifest) -> str:
+    tokens = "" if manifest.tokens is None else f", {manifest.tokens:,} tokens"
+    shards = f"{len(manifest.corpus):,} shard{'' if len(manifest.corpus) == 1 else 's'}"
+    return f"{manifest.rows:,} documents, {size(manifest.text_bytes)} of text{tokens}, in {shards}"

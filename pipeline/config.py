@@ -171,6 +171,10 @@ def check_columns(steps: tuple[Operator, ...], columns: set[str], name: str) -> 
         for need in operator.needs:
             if need not in have:
                 later = [x.name for x in steps[index + 1 :] if need in x.adds.names]
-                hint = f"; {later[0]} adds it: move that step up" if later else f"; there: {', '.join(sorted(have))}"
+                hint = (
+                    f"; {later[0]} adds it: move that step up"
+                    if later
+                    else f"; there: {', '.join(sorted(have))}"
+                )
                 raise RecipeError(f"{name}: steps[{index}].{operator.name} needs column {need!r}{hint}")
         have |= set(operator.adds.names)

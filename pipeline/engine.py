@@ -8,15 +8,20 @@ with a valid record is not run again; a record whose file is missing or has anot
 from __future__ import annotations
 
 import json
+import logging
 import os
 import pickle
+import sys
 import time
+import traceback
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import pyarrow as pa
 
+from . import errors
 from .errors import MalmoiError, ResourceError
 from .recipe import Run
 from .storage import Folder
@@ -72,16 +77,24 @@ def _execute_row(table: pa.Table) -> pa.Table:
         except MalmoiError as error:
             answer = {"name": job.name, "error": [type(error).__name__, str(error)]}
         except MemoryError:
-            answer = {"name": job.name, "error": ["ResourceError", f"{job.stage}/{job.name}: out of memory"]}
+            answer = {"name": job.name, "error": ["ResourceError", "out of memory; lower run.batch_bytes"]}
+        except Exception as error:  # a bug of ours or of a user's operator: told plainly, never swallowed
+            trace = traceback.format_exc()
+            answer = {
+                "name": job.name,
+                "error": ["MalmoiError", f"{type(error).__name__}: {error}"],
+                "trace": trace,
+            }
         answers.append(json.dumps(answer))
     return pa.table({"answer": pa.array(answers, pa.large_string())})
 
 
-def _raise(stage: str, job: str, kind: str, message: str) -> None:
-    from . import errors
-
-    found = getattr(errors, kind, MalmoiError)
-    raise found(f"{stage}/{job}: {message}" if job not in message else message)
+def _raise(stage: str, answer: dict[str, Any]) -> None:
+    """Raise in this process what a worker answered; a bug's trace goes to stderr with MALMOI_DEBUG=1."""
+    kind, message = answer["error"]
+    if "trace" in answer and os.environ.get("MALMOI_DEBUG"):
+        sys.stderr.write(answer["trace"])
+    raise getattr(errors, kind, MalmoiError)(f"{stage}/{answer['name']}: {message}")
 
 
 def start_ray(run: Run) -> int:
@@ -98,11 +111,16 @@ def start_ray(run: Run) -> int:
         else:
             store = 256 * 1024**2  # only descriptors and counts pass through it
             ray.init(
-                num_cpus=run.num_cpus or usable_cpus(), include_dashboard=False, object_store_memory=store, **options
+                num_cpus=run.num_cpus or usable_cpus(),
+                include_dashboard=False,
+                object_store_memory=store,
+                **options,
             )
     there = int(ray.cluster_resources().get("CPU", 0))
     if there < 1:
-        raise ResourceError("a run needs at least 1 CPU and the cluster has none: add a node with num-cpus >= 1")
+        raise ResourceError(
+            "a run needs at least 1 CPU and the cluster has none: add a node with num-cpus >= 1"
+        )
     return min(run.num_cpus or there, there)
 
 
@@ -126,31 +144,41 @@ def wait_for_cpu(seconds: float = 60.0) -> None:
 
 
 def _on_ray(folder: Folder, jobs: list[Job], num_cpus: int) -> Iterator[tuple[str, Counts]]:
+    """Answers as they come; a job that crashes its worker is tried three times, then stops the run."""
     import ray
-    from ray.data import DataContext
+    from ray.data import DataContext, TaskPoolStrategy
+    from ray.exceptions import RayError
 
     wait_for_cpu()
+    for logger in ("ray", "ray.data", "ray.data.dataset"):
+        logging.getLogger(logger).setLevel(logging.CRITICAL)
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    rows = [{"job": pickle.dumps((folder, job))} for job in jobs]
-    answers = (
-        ray.data.from_items(rows, override_num_blocks=len(rows))
-        .map_batches(
+    rows = [{"job": ray.cloudpickle.dumps((folder, job))} for job in jobs]  # also what a notebook defines
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # max_retries has no other spelling yet in Ray 2.60
+        answers = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
             _execute_row,
             batch_size=1,
             batch_format="pyarrow",
             num_cpus=1,
-            concurrency=min(num_cpus, len(jobs)),
+            compute=TaskPoolStrategy(size=min(num_cpus, len(jobs))),
             max_retries=2,
         )
-        .iter_rows()
-    )
-    for row in answers:
-        answer = json.loads(row["answer"])
-        if "error" in answer:
-            _raise(jobs[0].stage, answer["name"], *answer["error"])
-        yield answer["name"], answer["counts"]
+    try:
+        for row in answers.iter_rows():
+            answer = json.loads(row["answer"])
+            if "error" in answer:
+                _raise(jobs[0].stage, answer)
+            yield answer["name"], answer["counts"]
+    except RayError as error:
+        if os.environ.get("MALMOI_DEBUG"):
+            raise
+        raise MalmoiError(
+            f"{jobs[0].stage}: a worker process failed ({type(error).__name__}); it was tried three times. Most "
+            "often the machine ran out of memory: lower run.num_cpus or run.batch_bytes. MALMOI_DEBUG=1 shows more"
+        ) from error
 
 
 def run_jobs(

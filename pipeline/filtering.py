@@ -99,7 +99,9 @@ def documents_schema(extras: pa.Schema, steps: tuple[Operator, ...]) -> pa.Schem
     fields = [pa.field(name, pa.large_string()) for name in ("id", "source", TEXT)]
     fields += list(extras)
     for step in steps:
-        fields += [field for field in step.adds if field.name not in {f.name for f in fields} and field.name != DROP]
+        fields += [
+            field for field in step.adds if field.name not in {f.name for f in fields} and field.name != DROP
+        ]
     return pa.schema([*fields, pa.field(DROP, pa.large_string())])
 
 
@@ -156,7 +158,9 @@ def key_table(kept: pa.Table, spec: KeySpec, priority: int) -> pa.Table:
 class _Outputs:
     """The four files of one part, open together and committed together."""
 
-    def __init__(self, folder: Folder, name: str, documents: pa.Schema, keys: pa.Schema, stack: ExitStack) -> None:
+    def __init__(
+        self, folder: Folder, name: str, documents: pa.Schema, keys: pa.Schema, stack: ExitStack
+    ) -> None:
         schemas = {"kept": documents, "dropped": documents, "quarantine": QUARANTINE_SCHEMA, "keys": keys}
         self.names = {kind: f"stages/{STAGE}/{name}.{kind}.parquet" for kind in schemas}
         self.writers = {

@@ -28,7 +28,9 @@ def print_operators(console: Console) -> None:
     for name, cls in OPERATORS.items():
         table.add_row(name, cls.kind, escape(_summary(cls)))
     console.print(table)
-    console.print("\nmalmoi operators NAME shows fields, defaults and source; docs/own_operator.md adds your own.")
+    console.print(
+        "\nmalmoi operators NAME shows fields, defaults and source; docs/own_operator.md adds your own."
+    )
 
 
 def _default(field: dataclasses.Field[Any]) -> str:

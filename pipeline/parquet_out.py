@@ -69,7 +69,9 @@ class RowGroupWriter:
 
     def _flush(self) -> None:
         if self._pending_rows:
-            self._writer.write_table(pa.concat_tables(self._pending).combine_chunks(), row_group_size=GROUP_ROWS)
+            self._writer.write_table(
+                pa.concat_tables(self._pending).combine_chunks(), row_group_size=GROUP_ROWS
+            )
         self._pending, self._pending_rows, self._pending_bytes = [], 0, 0
 
 

@@ -160,7 +160,9 @@ def make_plan(recipe: Recipe, base: str = ".", name: str = "recipe") -> Plan:
         if column is not None and column not in there:
             raise RecipeError(f"{name}: {key}: no column {column!r}; there: {', '.join(sorted(there))}")
     if recipe.mixture.unit == "tokens" and "num_tokens" not in there:
-        raise RecipeError(f"{name}: mixture.unit: tokens needs mixture.tokenizer: the path of a tokenizer.json")
+        raise RecipeError(
+            f"{name}: mixture.unit: tokens needs mixture.tokenizer: the path of a tokenizer.json"
+        )
     if recipe.mixture.by == LANGUAGE and LANGUAGE not in there:
         raise RecipeError(f"{name}: mixture.by: language needs the step language_id")
     keys = KeySpec(minhash_of(recipe), recipe.dedup.exact.enabled, recipe.mixture.by, quality)

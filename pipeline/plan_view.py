@@ -26,16 +26,24 @@ def print_plan(plan: Plan, console: Console) -> None:
     for planned in plan.sources:
         extras = ", ".join(f"{field.name}: {field.type}" for field in planned.extras)
         size = f"{planned.size / 1e6:,.1f}"
-        table.add_row(planned.source.name, str(len(planned.files)), size, str(len(planned.parts)), escape(extras))
+        table.add_row(
+            planned.source.name, str(len(planned.files)), size, str(len(planned.parts)), escape(extras)
+        )
     console.print(table)
     steps = " -> ".join(step.name for step in plan.steps) or "(no steps)"
-    dedup = [name for name, on in (("exact", plan.keys.exact), ("fuzzy", plan.keys.minhash is not None)) if on]
+    dedup = [
+        name for name, on in (("exact", plan.keys.exact), ("fuzzy", plan.keys.minhash is not None)) if on
+    ]
     mixture = recipe.mixture
     stages = _table("stage", "jobs", "what it does")
     stages.add_row("filter", str(plan.num_parts), f"read -> {steps} -> keys")
-    stages.add_row("decide", "1", f"dedup ({', '.join(dedup) or 'off'}); mixture {mixture.method} by {mixture.by}")
+    stages.add_row(
+        "decide", "1", f"dedup ({', '.join(dedup) or 'off'}); mixture {mixture.method} by {mixture.by}"
+    )
     order = "globally shuffled" if recipe.write.shuffle else "in input order"
-    stages.add_row("write", "", f"{recipe.write.format} shards of {recipe.write.shard_bytes / 1e6:,.0f} MB, {order}")
+    stages.add_row(
+        "write", "", f"{recipe.write.format} shards of {recipe.write.shard_bytes / 1e6:,.0f} MB, {order}"
+    )
     console.print()
     console.print(stages)
     console.print("\n[bold]columns[/]")

@@ -1,0 +1,169 @@
+"""A run from its plan to its manifest: filter -> decide -> write. The same call goes on after a stop."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+
+from . import decide
+from .books import add_counts, book
+from .card import write_card
+from .config import load_recipe
+from .dropped import write_dropped
+from .engine import Counts, EngineKind, Job, run_jobs, start_ray
+from .errors import ChangedError
+from .filtering import STAGE as FILTER
+from .filtering import filter_part, part_name
+from .gather import gather
+from .lock import only_run
+from .manifest import Manifest
+from .outcome import build_manifest
+from .plan import Plan, make_plan, plain
+from .progress import stage_progress
+from .recipe import Recipe
+from .report import print_summary
+from .scatter import scatter
+from .shards import corpus_schema, measure_part, plan_shards
+from .storage import Folder
+
+PLAN = "plan.json"
+REPORT = "report.json"
+
+
+@dataclass
+class Session:
+    """What the stages of one run share: where it writes, how jobs are run, what was timed."""
+
+    plan: Plan
+    folder: Folder
+    console: Console
+    engine: EngineKind
+    num_cpus: int = 1
+    started: bool = False
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def run(self, stage: str, jobs: list[Job], *, shown: bool = True) -> list[Counts]:
+        """Run the jobs of a stage with progress; Ray starts with the first stage that has work."""
+        if self.engine == "ray" and not self.started:
+            self.num_cpus = start_ray(self.plan.recipe.run)
+            self.started = True
+        begin = time.perf_counter()
+        if shown:
+            with stage_progress(stage, len(jobs), self.console) as tick:
+                counts = self._run(jobs, tick)
+        else:
+            counts = self._run(jobs, lambda _: None)
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - begin
+        return counts
+
+    def _run(self, jobs: list[Job], tick: Callable[[Counts], None]) -> list[Counts]:
+        return run_jobs(self.folder, jobs, engine=self.engine, num_cpus=self.num_cpus, tick=tick)
+
+
+def plan_file(path: str, overrides: Iterable[str] = ()) -> Plan:
+    """The plan of a recipe file; its relative input paths are relative to the file's folder."""
+    recipe = load_recipe(path, overrides)
+    return make_plan(recipe, str(Path(path).parent), Path(path).name)
+
+
+def run_file(path: str, overrides: Iterable[str] = (), *, console: Console) -> Manifest:
+    """Run a recipe file."""
+    return run_plan(plan_file(path, overrides), console=console)
+
+
+def run_recipe(recipe: Recipe, base: str = ".", *, console: Console | None = None) -> Manifest:
+    """Run a recipe object; relative input paths are relative to `base`."""
+    return run_plan(make_plan(recipe, base), console=console or Console(quiet=True))
+
+
+def run_plan(plan: Plan, *, console: Console, engine: EngineKind = "ray") -> Manifest:
+    """Run a plan in its output folder; returns at once if that is done already.
+
+    Raises BusyError where another run holds the folder, ChangedError where the folder holds a run of another
+    recipe or input, and what a stage raises; finished parts stay and the next call goes on from them.
+    """
+    folder = Folder(plan.recipe.output)
+    with only_run(folder):
+        _same_plan(folder, plan)
+        done = _finished(folder)
+        if done is not None:
+            console.print(f"all done already: {escape(folder.url)} (nothing was read or written)")
+            print_summary(done, _report(folder), console, folder.url)
+            return done
+        folder.clean_temps()
+        session = Session(plan, folder, console, engine)
+        begin = time.perf_counter()
+        manifest = _stages(session)
+        session.seconds["total"] = time.perf_counter() - begin
+        folder.write_bytes(REPORT, json.dumps(session.seconds, indent=1).encode())
+        _clean(folder, plan)
+        print_summary(manifest, session.seconds, console, folder.url)
+        return manifest
+
+
+def _stages(session: Session) -> Manifest:
+    plan, folder = session.plan, session.folder
+    parts = range(plan.num_parts)
+    jobs = [Job(FILTER, part_name(i), filter_part, work) for i, work in enumerate(plan.jobs())]
+    filtered = session.run(FILTER, jobs)
+    books = [book("filter", add_counts(filtered))]
+    decided = decide.decide(session)
+    books += decided["books"]
+    schema = corpus_schema(plan.documents, plan.extras.names)
+    shards = plan_shards([measure_part(folder, i) for i in parts], plan.recipe.write, plan.recipe.seed, schema)
+    if plan.recipe.write.shuffle:
+        session.run("scatter", [Job("scatter", part_name(i), scatter, (shards, i)) for i in parts])
+    jobs = [Job("write", f"shard-{i:05d}", gather, (shards, i)) for i in range(shards.num_shards)]
+    written = session.run("write", jobs)
+    books.append(book("write", add_counts(written)))
+    aside = session.run("dropped", [Job("dropped", part_name(i), write_dropped, i) for i in parts], shown=False)
+    manifest = build_manifest(plan, books, decided, filtered, written, aside)
+    write_card(folder, manifest)
+    manifest.save(folder)
+    return manifest
+
+
+def _finished(folder: Folder) -> Manifest | None:
+    if not folder.exists("manifest.json"):
+        return None
+    manifest = Manifest.load(folder)
+    manifest.verify(folder)
+    return manifest
+
+
+def _report(folder: Folder) -> dict[str, float]:
+    return dict(json.loads(folder.read_bytes(REPORT))) if folder.exists(REPORT) else {}
+
+
+def _clean(folder: Folder, plan: Plan) -> None:
+    """Drop what was only on its way: it is as large as the corpus and nothing reads it again."""
+    for stage in ("scatter", "verify"):
+        for name in folder.list(f"stages/{stage}"):
+            folder.remove(name)
+
+
+def _same_plan(folder: Folder, plan: Plan) -> None:
+    """Write the plan's identity into a new folder; refuse a folder that holds another's."""
+    now = json.dumps(plain(plan.identity), indent=1, ensure_ascii=False, sort_keys=True)
+    if not folder.exists(PLAN):
+        folder.write_bytes(PLAN, now.encode())
+        return
+    before = folder.read_bytes(PLAN).decode("utf-8", "replace")
+    if before == now:
+        return
+    lines = difflib.unified_diff(before.splitlines(), now.splitlines(), "this folder", "now", n=1, lineterm="")
+    shown: list[Any] = list(lines)
+    more = f"\n... {len(shown) - 40} more lines" if len(shown) > 40 else ""
+    raise ChangedError(
+        f"{folder.url}: holds a run of another recipe or input; choose another `output`, or delete the folder:\n"
+        + "\n".join(shown[:40])
+        + more
+    )

@@ -1,0 +1,152 @@
+"""`malmoi why RUN ID`: what happened to one document, from the files of the run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from malmoi.operators.contract import DROP, LANGUAGE, TEXT, Limit, Operator
+
+from .config import build_steps, parse_recipe
+from .errors import SourceError
+from .filtering import part_name
+from .storage import Folder
+
+
+@dataclass(frozen=True)
+class Fate:
+    """One document of a run: where it lies, its columns without the text, and the verdict on it."""
+
+    part: str
+    file: str
+    row: int
+    columns: dict[str, Any]
+    text: str
+    reason: str | None
+    verdict: dict[str, Any] = field(default_factory=dict)
+
+
+def find(folder: Folder, id: str, source: str | None = None) -> list[Fate]:
+    """Every document of the run with this id (an id is unique within its source)."""
+    plan = _plan(folder)
+    found = []
+    for index in range(plan["parts"]):
+        for kind in ("kept", "dropped"):
+            name = f"stages/filter/{part_name(index)}.{kind}.parquet"
+            if folder.exists(name):
+                found += list(_in_file(folder, name, part_name(index), id, source))
+    return found
+
+
+def _plan(folder: Folder) -> dict[str, Any]:
+    if not folder.exists("plan.json"):
+        raise SourceError(f"{folder.url}: not a run: there is no plan.json in it")
+    plan: dict[str, Any] = json.loads(folder.read_bytes("plan.json"))
+    return plan
+
+
+def _in_file(folder: Folder, name: str, part: str, id: str, source: str | None) -> Iterator[Fate]:
+    with folder.open(name) as stream:
+        file = pq.ParquetFile(stream)
+        first = 0
+        for group in range(file.num_row_groups):
+            ids = file.read_row_group(group, columns=["id", "source"])
+            same = pc.equal(ids.column("id"), pa.scalar(id, pa.large_string()))
+            if source is not None:
+                same = pc.and_(same, pc.equal(ids.column("source"), pa.scalar(source, pa.large_string())))
+            for row in pc.indices_nonzero(same).to_pylist():
+                columns = file.read_row_group(group).slice(row, 1).to_pylist()[0]
+                text = columns.pop(TEXT)
+                verdict = _verdict(folder, part, first + row) if ".kept." in name else {}
+                reason = columns.pop(DROP) or verdict.get("reason")
+                yield Fate(part, name, first + row, columns, text, reason, verdict)
+            first += ids.num_rows
+
+
+def _verdict(folder: Folder, part: str, row: int) -> dict[str, Any]:
+    name = f"stages/decide/{part}.verdict.parquet"
+    if not folder.exists(name):
+        return {}
+    with folder.open(name) as stream:
+        found: dict[str, Any] = pq.read_table(stream).slice(row, 1).to_pylist()[0]
+    return found
+
+
+def _limits(steps: tuple[Operator, ...], language: str) -> dict[str, Limit]:
+    limits: dict[str, Limit] = {}
+    for step in steps:
+        of = getattr(step, "limits", None)
+        for limit in of(language) if of else ():
+            limits[limit.signal] = limit
+    return limits
+
+
+def _range(limit: Limit | None) -> str:
+    if limit is None or (limit.min is None and limit.max is None):
+        return ""
+    if limit.min is None:
+        return f"<= {limit.max:g}"
+    return f">= {limit.min:g}" if limit.max is None else f"{limit.min:g} .. {limit.max:g}"
+
+
+def _fails(limit: Limit | None, value: Any) -> bool:
+    if limit is None or not isinstance(value, int | float):
+        return False
+    low = limit.min is not None and value < limit.min
+    return low or (limit.max is not None and value > limit.max)
+
+
+def _headline(fate: Fate) -> str:
+    verdict = fate.verdict
+    if fate.reason is None:
+        copies = verdict.get("copies")
+        if copies is None:
+            return "[green]kept[/] so far; deduplication and mixture have not run yet"
+        return f"[green]in the corpus[/], {copies} time{'s' if copies != 1 else ''}"
+    line = f"[red]not in the corpus[/]: {escape(fate.reason)}"
+    if verdict.get("duplicate_of") is not None:
+        line += (
+            f"\n  survivor: {escape(verdict['duplicate_of'])} (source {escape(verdict['duplicate_source'])})"
+        )
+        line += f", similarity {verdict['similarity']:.3f}"
+    return line
+
+
+def print_why(run: str, id: str, source: str | None, console: Console) -> None:
+    """Print each document with this id; SourceError if there is none."""
+    folder = Folder(run)
+    steps = build_steps(parse_recipe({**_plan(folder)["recipe"], "output": run}))
+    fates = find(folder, id, source)
+    if not fates:
+        where = f" in source {source!r}" if source else ""
+        raise SourceError(
+            f"{run}: no document with id {id!r}{where}; it may be in quarantine: {run}/quarantine"
+        )
+    for fate in fates:
+        columns = fate.columns
+        console.print(f"[bold]{escape(columns['id'])}[/]  source {escape(columns['source'])}")
+        console.print(_headline(fate))
+        console.print(f"part: {fate.file}, row {fate.row}")
+        console.print(f"text: {escape(repr(fate.text[:160]))}{' ...' if len(fate.text) > 160 else ''}\n")
+        limits = _limits(steps, columns.get(LANGUAGE) or "")
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for heading in ("signal", "value", "wanted", ""):
+            table.add_column(heading)
+        for name, value in columns.items():
+            if name in ("id", "source"):
+                continue
+            limit = limits.get(name)
+            failed = _fails(limit, value)
+            shown = f"{value:.4g}" if isinstance(value, float) else escape(str(value)[:60])
+            table.add_row(name, shown, _range(limit), "[red]fails[/]" if failed else "")
+        console.print(table)
+        console.print()

@@ -182,6 +182,9 @@ def sheets(manifest: Manifest, seconds: Mapping[str, float] | None = None) -> li
 
 
 def headline(manifest: Manifest) -> str:
+    """The size of the corpus in one line; copies of a document count as documents."""
+    distinct = manifest.books[-1].kept if manifest.books else manifest.rows
+    copies = "" if distinct == manifest.rows else f" ({distinct:,} distinct)"
     tokens = "" if manifest.tokens is None else f", {manifest.tokens:,} tokens"
     shards = f"{len(manifest.corpus):,} shard{'' if len(manifest.corpus) == 1 else 's'}"
-    return f"{manifest.rows:,} documents, {size(manifest.text_bytes)} of text{tokens}, in {shards}"
+    return f"{manifest.rows:,} documents{copies}, {size(manifest.text_bytes)} of text{tokens}, in {shards}"

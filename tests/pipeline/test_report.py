@@ -61,7 +61,7 @@ def test_plain_summary():
     assert all(line == line.rstrip() and cell_len(line) <= 100 for line in lines)
     words = [" ".join(line.split()) for line in lines]
     for wanted in (
-        "demo: 1,000 documents, 2.5 MB of text, 700,000 tokens, in 1 shard",
+        "demo: 1,000 documents (900 distinct), 2.5 MB of text, 700,000 tokens, in 1 shard",
         "filter 1,200 1,000 190 10 4.0 MB 3.0 MB 2.0",
         "gopher_quality.words filter 150 12.5 %",
         "언어_판별.점수 filter 40 3.3 %",

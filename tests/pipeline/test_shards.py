@@ -10,14 +10,13 @@ import pyarrow.parquet as pq
 import pytest
 import xxhash
 import zstandard
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from malmoi.pipeline import scatter as scatter_module
 from malmoi.pipeline.dropped import write_dropped
 from malmoi.pipeline.errors import MalmoiError
 from malmoi.pipeline.gather import gather
-from malmoi.pipeline.json_lines import JsonLinesWriter, json_lines
 from malmoi.pipeline.recipe import Write
 from malmoi.pipeline.scatter import ORDER, key_order, order_key, scatter, shard_of
 from malmoi.pipeline.shards import corpus_schema, measure_part, part_file, plan_shards
@@ -202,6 +201,17 @@ def test_seed_changes_the_order(parts):
     assert all(sorted(order) == sorted((row["id"], row["epoch"]) for row in wanted) for order in orders)
 
 
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_remote_folder_gives_the_same_shards(parts, shuffle):
+    local, _ = parts
+    remote = Folder(f"memory://test-shards-{shuffle}/run")
+    for part, copies in COPIES.items():
+        write_part(remote, part, copies)
+    found = [run(folder, COPIES, shuffle=shuffle, shard_bytes=1024) for folder in (local, remote)]
+    assert found[0] == found[1]
+    assert write_dropped(remote, 0) == write_dropped(local, 0)
+
+
 def test_files_are_what_the_counts_say(parts):
     folder, _ = parts
     _, [counts] = run(folder, COPIES)
@@ -326,73 +336,3 @@ def test_equal_keys_are_ordered_by_source_id_epoch():
         }
     )
     assert key_order(table).tolist() == [3, 2, 0, 1]
-
-
-ANY_TEXT = st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=20)
-ROWS = st.lists(
-    st.fixed_dictionaries(
-        {
-            "id": st.none() | ANY_TEXT,
-            '키 "x"': st.none() | ANY_TEXT | st.sampled_from(TEXTS),
-            "f": st.none() | st.floats(allow_nan=False, allow_infinity=False),
-            "i": st.none() | st.integers(-(2**63), 2**63 - 1),
-            "b": st.none() | st.booleans(),
-            "l": st.none() | st.lists(ANY_TEXT, max_size=2),
-        }
-    ),
-    max_size=8,
-)
-COLUMNS = pa.schema(
-    [
-        ("id", pa.large_string()),
-        ('키 "x"', pa.string()),
-        ("f", pa.float64()),
-        ("i", pa.int64()),
-        ("b", pa.bool_()),
-        ("l", pa.list_(pa.large_string())),
-    ]
-)
-
-
-@settings(max_examples=50, deadline=None)
-@given(ROWS, st.integers(1, 8))
-def test_json_lines_read_back(rows, size):
-    table = pa.Table.from_pylist(rows, COLUMNS)
-    lines = json_lines(table).to_pylist()
-    assert [json.loads(line) for line in lines] == rows
-    assert all(line.endswith("}\n") and line.count("\n") == 1 for line in lines)
-    sliced = [
-        line for i in range(0, len(rows), size) for line in json_lines(table.slice(i, size)).to_pylist()
-    ]
-    assert sliced == lines
-
-
-def test_json_lines_of_other_types():
-    table = pa.table(
-        {
-            "f": pa.array([1.0, float("nan"), None], pa.float32()),
-            "day": pa.array([0, None, 1], pa.date32()),
-            "raw": pa.array([b"\xff", None, b""], pa.large_binary()),
-            "kind": pa.array(["a", None, "b"]).dictionary_encode(),
-            "none": pa.nulls(3),
-        }
-    )
-    assert [json.loads(line) for line in json_lines(table).to_pylist()] == [
-        {"f": 1.0, "day": "1970-01-01", "raw": "/w==", "kind": "a", "none": None},
-        {"f": None, "day": None, "raw": None, "kind": None, "none": None},
-        {"f": None, "day": "1970-01-02", "raw": "", "kind": "b", "none": None},
-    ]
-    assert json_lines(table).to_pylist()[0].startswith('{"f":1.0,')
-
-
-def test_json_lines_writer_bytes_do_not_depend_on_batches():
-    table = documents(0, 50)
-    found = []
-    for size in (1, 7, 50):
-        sink = io.BytesIO()
-        with JsonLinesWriter(sink) as writer:
-            for start in range(0, 50, size):
-                writer.write(table.slice(start, size))
-            writer.write(table.slice(0, 0))
-        found.append(sink.getvalue())
-    assert found[0] == found[1] == found[2]

@@ -10,7 +10,7 @@
 Shards are cut by UTF-8 bytes of text before compression, so their number is known before a document is
 moved: with `shuffle` by a hash of (source, id, epoch, seed), else by (part, row, epoch). The bytes of a
 shard depend on its rows alone. All functions that take `(folder, payload)` are jobs: they write their own
-files and return plain counts. Text is held for one shard at a time (twice, while it is put in order).
+files and return plain counts. A job holds the text of one shard, about three times while it is ordered.
 """
 
 from __future__ import annotations

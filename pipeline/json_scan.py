@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
+from malmoi.operators.kernel import inline, kernel
 
 from .json_values import ABSENT, BOOLEAN, ESCAPED, INTEGER, NESTED, NULL, NUMBER, PLAIN, hex4, unescape, utf8
 
@@ -36,7 +36,7 @@ def _classes() -> np.ndarray:
 _CLASS = _classes()
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _escape(data: Any, i: int) -> tuple[int, int, int]:
     """(input bytes, output bytes, error) of the escape whose backslash is at `i`."""
     c = data[i + 1]
@@ -60,7 +60,7 @@ def _escape(data: Any, i: int) -> tuple[int, int, int]:
     return 0, 0, LONE_SURROGATE
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _string(data: Any, i: int) -> tuple[int, int, int]:
     """Scan a string from just after its quote: (position of the closing quote, unescaped bytes, error)."""
     saved = 0
@@ -95,14 +95,14 @@ def _string(data: Any, i: int) -> tuple[int, int, int]:
             return i, 0, BAD_JSON
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _digits(data: Any, i: int) -> int:
     while 48 <= data[i] <= 57:
         i += 1
     return i
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _matches(data: Any, i: int, word: bytes) -> bool:
     for k in range(len(word)):
         if data[i + k] != word[k]:
@@ -110,7 +110,7 @@ def _matches(data: Any, i: int, word: bytes) -> bool:
     return True
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _scalar(data: Any, i: int) -> tuple[int, int]:
     """(end, kind) of a number or literal at `i`; kind ABSENT if there is none."""
     c = data[i]
@@ -150,14 +150,14 @@ def _scalar(data: Any, i: int) -> tuple[int, int]:
     return end, kind
 
 
-@njit(nogil=True, cache=True, inline="always")
+@inline
 def _space(data: Any, i: int) -> int:
     while data[i] == 32 or data[i] == 9 or data[i] == 13:
         i += 1
     return i
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _key(data: Any, i: int) -> tuple[int, int]:
     """From the quote of a key to the first byte of its value: (position, error)."""
     if data[i] != 34:
@@ -171,7 +171,7 @@ def _key(data: Any, i: int) -> tuple[int, int]:
     return _space(data, i + 1), GOOD
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _nested(data: Any, i: int, stack: Any) -> tuple[int, int]:
     """Check the array or object at `i`: (position after it, error). `stack`: uint8 [MAX_DEPTH] scratch."""
     depth = 0
@@ -211,7 +211,7 @@ def _nested(data: Any, i: int, stack: Any) -> tuple[int, int]:
                 return i, error
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _value(data: Any, i: int, stack: Any) -> tuple[int, int, int, int, int, int]:
     """(position after, kind, begin, stop, unescaped bytes, error) of the value at `i`."""
     c = data[i]
@@ -226,7 +226,7 @@ def _value(data: Any, i: int, stack: Any) -> tuple[int, int, int, int, int, int]
     return stop, kind, i, stop, stop - i, BAD_JSON if kind == ABSENT else GOOD
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _find(data: Any, begin: int, stop: int, names: Any, first: Any, guess: int) -> int:
     """The number of the wanted name that is spelt at `begin:stop`, or -1; `guess` is tried first."""
     wanted = len(first) - 1
@@ -245,7 +245,7 @@ def _find(data: Any, begin: int, stop: int, names: Any, first: Any, guess: int) 
     return -1
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _line(
     data: Any, i: int, r: int, names: Any, first: Any, kind: Any, span: Any, stack: Any
 ) -> tuple[int, int]:
@@ -293,7 +293,7 @@ def _line(
     return (GOOD if data[i] == 10 else BAD_JSON), i
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def scan(
     data: Any, starts: Any, names: Any, first: Any, kind: Any, span: Any, error: Any, where: Any
 ) -> None:

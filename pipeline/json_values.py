@@ -8,13 +8,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
+from malmoi.operators.kernel import inline, kernel
 
 # What a value is (uint8 [F, R]).
 ABSENT, NULL, PLAIN, ESCAPED, INTEGER, NUMBER, BOOLEAN, NESTED = range(8)
 
 
-@njit(nogil=True, cache=True, inline="always")
+@inline
 def utf8(data: Any, i: int) -> int:
     """Bytes of the well-formed sequence that starts with the lead byte at `i`, else 0; stops at a newline."""
     c = data[i]
@@ -37,7 +37,7 @@ def utf8(data: Any, i: int) -> int:
     return 4 if data[i + 3] & 0xC0 == 0x80 else 0
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def hex4(data: Any, i: int) -> int:
     """The value of four hexadecimal digits, or -1; stops at a newline."""
     value = 0
@@ -54,7 +54,7 @@ def hex4(data: Any, i: int) -> int:
     return value
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _put(out: Any, o: int, code: int) -> int:
     """Write a code point as UTF-8 at `o` and return the position after it."""
     if code < 0x80:
@@ -75,7 +75,7 @@ def _put(out: Any, o: int, code: int) -> int:
     return o + 2
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def unescape(data: Any, i: int, stop: int, out: Any, o: int) -> int:
     """Write the string between `i` and `stop` unescaped at `out[o:]`; it was checked before."""
     while i < stop:
@@ -112,7 +112,7 @@ def unescape(data: Any, i: int, stop: int, out: Any, o: int) -> int:
     return o
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def copy_strings(data: Any, kind: Any, span: Any, rows: Any, offsets: Any, out: Any) -> None:
     """Write the values of `rows` one after the other into `out`, strings unescaped, all else as it stands.
 
@@ -127,7 +127,7 @@ def copy_strings(data: Any, kind: Any, span: Any, rows: Any, offsets: Any, out: 
             out[offsets[k] : offsets[k] + n] = data[span[r, 0] : span[r, 0] + n]
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def read_integers(data: Any, kind: Any, span: Any, rows: Any, out: Any, fits: Any) -> None:
     """Integer literals of `rows` into out int64 [n]; fits bool [n] is False where 64 bits are too few."""
     for k in range(len(rows)):
@@ -149,7 +149,7 @@ def read_integers(data: Any, kind: Any, span: Any, rows: Any, out: Any, fits: An
         out[k] = np.int64(-np.int64(value)) if minus else np.int64(value)
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def find_invalid_utf8(data: Any, offsets: Any, invalid: Any) -> None:
     """invalid bool [n]: whether the bytes offsets[k]:offsets[k+1] of `data` are not well-formed UTF-8.
 

@@ -1,0 +1,176 @@
+"""Parts of a source and how they are read: what one task of the first stage works on.
+
+A part is one or more pieces: a byte range of a plain JSON Lines file (a record belongs to the range in which
+its first byte lies), a range of row groups of a Parquet file, or a whole compressed file. Parts depend on the
+files and on `part_bytes` alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+
+import pyarrow as pa
+
+from .columns import infer_extras, original_name
+from .compression import CHUNK, chunks
+from .errors import ChangedError, SourceError
+from .files import InputFile, check_unchanged, find_files, open_input
+from .json_blocks import Block, blocks
+from .jsonl import read_block
+from .parquet_in import read_row_groups, row_group_bytes
+from .recipe import Source
+from .records import Batch, Problem, Shape, quarantine_table
+
+__all__ = ["Batch", "InputFile", "Part", "Piece", "find_files", "infer_extras", "read_part", "split_parts"]
+
+_BLOCK_BYTES = 8 * 1024**2
+_WHOLE = -1
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A range of a file: bytes of plain JSON Lines, row groups of Parquet; `stop` -1: to the end."""
+
+    file: InputFile
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Part:
+    """`index`: number over all sources; `source`: its name; `pieces` in the files' order."""
+
+    index: int
+    source: str
+    pieces: tuple[Piece, ...]
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), ensure_ascii=False)
+
+    @staticmethod
+    def from_json(text: str) -> Part:
+        fields = json.loads(text)
+        pieces = tuple(Piece(InputFile(**p["file"]), p["start"], p["stop"]) for p in fields["pieces"])
+        return Part(fields["index"], fields["source"], pieces)
+
+
+def split_parts(source: Source, files: list[InputFile], part_bytes: int, first: int = 0) -> list[Part]:
+    """Cut large files and join small ones into parts of about `part_bytes` as stored, numbered from `first`.
+
+    A compressed JSON Lines file and a row group cannot be cut, so a part may be larger. Reads the footers of
+    the Parquet files; raises SourceError where one cannot be read.
+    """
+    filled = [file for file in files if file.size]
+    with ThreadPoolExecutor(16) as pool:
+        units = pool.map(lambda file: _units(source, file, part_bytes), filled)
+        parts: list[list[Piece]] = []
+        room = 0
+        for piece, size in (unit for found in units for unit in found):
+            if not parts or size > room:
+                parts.append([])
+                room = part_bytes
+            last = parts[-1][-1] if parts[-1] else None
+            if last is not None and last.file == piece.file and last.stop == piece.start:
+                parts[-1][-1] = Piece(piece.file, last.start, piece.stop)
+            else:
+                parts[-1].append(piece)
+            room -= size
+    return [Part(first + i, source.name, tuple(pieces)) for i, pieces in enumerate(parts)]
+
+
+def _units(source: Source, file: InputFile, part_bytes: int) -> list[tuple[Piece, int]]:
+    """The smallest pieces that a file is cut into, with their bytes."""
+    if file.format == "jsonl":
+        count = -(-file.size // part_bytes) if not file.compression else 1
+        if count == 1:
+            return [(Piece(file, 0, _WHOLE), file.size)]
+        edges = [file.size * i // count for i in range(count + 1)]
+        return [(Piece(file, a, b), b - a) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    try:
+        groups = row_group_bytes(file.url, source.storage_options)
+    except (OSError, pa.ArrowException) as error:
+        raise SourceError(
+            f"source {source.name}: {file.url}: not a readable Parquet file ({error})"
+        ) from error
+    return [(Piece(file, i, i + 1), size) for i, size in enumerate(groups)]
+
+
+def read_part(
+    part: Part,
+    source: Source,
+    extras: pa.Schema,
+    *,
+    base: str = "",
+    batch_rows: int = 4096,
+    batch_bytes: int = 32 * 1024**2,
+    max_record_bytes: int = 128 * 1024**2,
+) -> Iterator[Batch]:
+    """The records of a part in the files' order, in batches of at most `batch_rows` rows.
+
+    Tables have the columns id, source, text (large_string) and `extras`, exactly so; an id is the record's
+    own (`source.id`; a number as its digits), else `<relpath>#<offset>`, see `records.place_ids`. A batch is
+    closed at about `batch_bytes`; at most two such batches and twice `max_record_bytes` are held. Batch sizes
+    change neither the rows nor their order. `base` is not used: the files of a part are absolute.
+
+    Raises ChangedError where a file is gone or not what it was at the plan, SourceError where it cannot be
+    read; a record that cannot be used is a row of the quarantine table.
+    """
+    names = tuple((original_name(field.name), field) for field in extras)
+    held: list[tuple[pa.Table, pa.Table]] = []
+    rows = size = 0
+    checked: set[str] = set()
+    for piece in part.pieces:
+        shape = Shape(source.name, piece.file.relpath, source.text, source.id or "", names, max_record_bytes)
+        if piece.file.url not in checked:
+            check_unchanged(source, piece.file)
+            checked.add(piece.file.url)
+        for table, problems in _read_piece(piece, source, shape, batch_bytes):
+            held.append((table, quarantine_table(problems, shape)))
+            rows, size = rows + table.num_rows, size + table.nbytes
+            if rows >= batch_rows or size >= batch_bytes:
+                *full, last = _batches(held, batch_rows, batch_bytes)
+                yield from full
+                held = [(last.table, last.quarantine)]
+                rows, size = last.table.num_rows, last.table.nbytes
+    yield from _batches(held, batch_rows, batch_bytes)
+
+
+def _read_piece(
+    piece: Piece, source: Source, shape: Shape, batch_bytes: int
+) -> Iterator[tuple[pa.Table, list[Problem]]]:
+    file, options = piece.file, source.storage_options
+    try:
+        if file.format == "parquet":
+            yield from read_row_groups(file.url, options, piece.start, piece.stop, shape)
+            return
+        with open_input(file.url, options) as handle:
+            handle.seek(max(piece.start - 1, 0))
+            stop = None if piece.stop == _WHOLE else piece.stop
+            block_bytes = min(_BLOCK_BYTES, batch_bytes)
+            pieces = chunks(handle, file.compression, min(CHUNK, max(block_bytes, 4096)))
+            for event in blocks(pieces, piece.start, stop, block_bytes, shape.max_record_bytes):
+                if isinstance(event, Block):
+                    yield read_block(event, shape)
+                else:
+                    yield shape.schema.empty_table(), [event]
+    except FileNotFoundError as error:
+        raise ChangedError(f"source {source.name}: {file.url}: vanished while it was read") from error
+    except OSError as error:
+        raise SourceError(f"source {source.name}: {file.url}: cannot be read ({error})") from error
+
+
+def _batches(held: list[tuple[pa.Table, pa.Table]], batch_rows: int, batch_bytes: int) -> Iterator[Batch]:
+    """Cut what is held into batches; the quarantined rows go with the first."""
+    if not held:
+        return
+    tables, bad = zip(*held, strict=True)
+    table, quarantine = pa.concat_tables(tables).combine_chunks(), pa.concat_tables(bad)
+    if not table.num_rows and not quarantine.num_rows:
+        return
+    average = table.nbytes // max(table.num_rows, 1) + 1
+    step = max(1, min(batch_rows, 2 * batch_bytes // average))
+    for start in range(0, max(table.num_rows, 1), step):
+        yield Batch(table.slice(start, step), quarantine if start == 0 else quarantine.slice(0, 0))

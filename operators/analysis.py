@@ -1,0 +1,237 @@
+"""What all operators of a batch need of its text, found once: characters, words, lines, paragraphs, hashes.
+
+`analyse(table)` remembers its last few results by the identity of the text column's Arrow buffers, so
+operators that know nothing of each other share one analysis. Every part is made when it is first asked for.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pyarrow as pa
+
+from .contract import TEXT
+from .hashing import xxh64
+from .kernel import kernel
+from .spans import count_lines, count_paragraphs, fill_lines, fill_paragraphs
+from .unicode_tables import LETTER, NUMBER, SYMBOL, lower_case, properties
+from .words import count_marked, decode_safely, fill_marked, segment
+
+REMEMBERED = 4
+
+
+@dataclass(frozen=True, eq=False)
+class Spans:
+    """Pieces of the documents of a batch; S pieces in all.
+
+    first: int64 [documents + 1], the pieces of document i are first[i]:first[i + 1]; start, end: int64 [S]
+    bytes in `data`; chars: int32 [S] code points; flags: uint8 [S], 1 = has a letter, 2 = has a number,
+    4 = nothing but punctuation and symbols.
+    """
+
+    data: np.ndarray
+    first: np.ndarray
+    start: np.ndarray
+    end: np.ndarray
+    chars: np.ndarray
+    flags: np.ndarray
+
+    @cached_property
+    def hash(self) -> np.ndarray:
+        """uint64 [S]: xxh64 (seed 0) of the bytes."""
+        out = np.empty(len(self.start), np.uint64)
+        _hash_spans(self.data, self.start, self.end, out)
+        return out
+
+    @cached_property
+    def lower_hash(self) -> np.ndarray:
+        """uint64 [S]: xxh64 (seed 0) of the UTF-8 after simple lower-casing, code point by code point."""
+        out = np.empty(len(self.start), np.uint64)
+        longest = int((self.end - self.start).max(initial=0))
+        _hash_lower(self.data, self.start, self.end, lower_case(), np.empty(longest * 2 + 8, np.uint8), out)
+        return out
+
+
+@dataclass(frozen=True, eq=False)
+class TextBatch:
+    """The text of a batch. data: uint8 [N] UTF-8; offsets: int64 [documents + 1], from 0 to N."""
+
+    data: np.ndarray
+    offsets: np.ndarray
+
+    @property
+    def num_docs(self) -> int:
+        return len(self.offsets) - 1
+
+    @cached_property
+    def num_chars(self) -> np.ndarray:
+        """int64 [documents] code points."""
+        out = np.zeros(self.num_docs, np.int64)
+        _count_chars(self.data, self.offsets, out)
+        return out
+
+    @cached_property
+    def _marks(self) -> np.ndarray:
+        marks = np.zeros(len(self.data), np.uint8)
+        segment(self.data, self.offsets, *properties(), marks)
+        return marks
+
+    def _marked(self, any_of: int) -> Spans:
+        first = np.zeros(self.num_docs + 1, np.int64)
+        count_marked(self._marks, self.offsets, any_of, first)
+        start, end, chars, flags = _room(int(first[-1]))
+        fill_marked(self.data, self._marks, self.offsets, any_of, start, end, chars, flags)
+        return Spans(self.data, first, start, end, chars, flags)
+
+    @cached_property
+    def words(self) -> Spans:
+        """UAX #29 segments with at least one letter or number."""
+        return self._marked(LETTER | NUMBER)
+
+    @cached_property
+    def tokens(self) -> Spans:
+        """UAX #29 segments that are more than white space: words, punctuation, symbols, emoji."""
+        return self._marked(LETTER | NUMBER | SYMBOL)
+
+    def _pieces(self, count: Callable[..., None], fill: Callable[..., None]) -> Spans:
+        first = np.zeros(self.num_docs + 1, np.int64)
+        count(self.data, self.offsets, first)
+        start, end, chars, flags = _room(int(first[-1]))
+        fill(self.data, self.offsets, start, end, chars)
+        return Spans(self.data, first, start, end, chars, flags)
+
+    @cached_property
+    def lines(self) -> Spans:
+        r"""As `text.split("\n")`, the newline left out, empty lines kept; `flags` are zeros."""
+        return self._pieces(count_lines, fill_lines)
+
+    @cached_property
+    def paragraphs(self) -> Spans:
+        r"""As `re.split(r"\n{2,}", text.strip())`; `flags` are zeros."""
+        return self._pieces(count_paragraphs, fill_paragraphs)
+
+
+def _room(spans: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    flags = np.zeros(spans, np.uint8)
+    return np.empty(spans, np.int64), np.empty(spans, np.int64), np.empty(spans, np.int32), flags
+
+
+@kernel
+def _count_chars(data: np.ndarray, offsets: np.ndarray, out: np.ndarray) -> None:
+    for document in range(len(out)):
+        total = 0
+        for p in range(offsets[document], offsets[document + 1]):
+            total += (data[p] & 0xC0) != 0x80
+        out[document] = total
+
+
+@kernel
+def _hash_spans(data: np.ndarray, start: np.ndarray, end: np.ndarray, out: np.ndarray) -> None:
+    for i in range(len(start)):
+        out[i] = xxh64(data, start[i], end[i], np.uint64(0))
+
+
+@kernel
+def _write(point: int, out: np.ndarray, w: int) -> int:
+    if point < 0x80:
+        out[w] = point
+        return w + 1
+    if point < 0x800:
+        out[w] = 0xC0 | (point >> 6)
+        out[w + 1] = 0x80 | (point & 0x3F)
+        return w + 2
+    if point < 0x10000:
+        out[w] = 0xE0 | (point >> 12)
+        out[w + 1] = 0x80 | ((point >> 6) & 0x3F)
+        out[w + 2] = 0x80 | (point & 0x3F)
+        return w + 3
+    out[w] = 0xF0 | (point >> 18)
+    out[w + 1] = 0x80 | ((point >> 12) & 0x3F)
+    out[w + 2] = 0x80 | ((point >> 6) & 0x3F)
+    out[w + 3] = 0x80 | (point & 0x3F)
+    return w + 4
+
+
+@kernel
+def _hash_lower(
+    data: np.ndarray,
+    start: np.ndarray,
+    end: np.ndarray,
+    lower: np.ndarray,
+    scratch: np.ndarray,
+    out: np.ndarray,
+) -> None:
+    for i in range(len(start)):
+        p, w = start[i], 0
+        while p < end[i]:
+            b = data[p]
+            if b < 0x80:
+                scratch[w] = b + 32 if 65 <= b <= 90 else b
+                p += 1
+                w += 1
+            else:
+                point, p = decode_safely(data, p, end[i])
+                w = _write(np.int64(lower[point]) if point < len(lower) else point, scratch, w)
+        out[i] = xxh64(scratch, 0, w, np.uint64(0))
+
+
+def text_column(source: pa.Table | pa.Array | pa.ChunkedArray) -> pa.LargeStringArray:
+    """The text as one large_string array without a copy where it is one already; null becomes empty."""
+    column = source.column(TEXT) if isinstance(source, pa.Table) else source
+    if isinstance(column, pa.ChunkedArray):
+        column = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+    if not pa.types.is_large_string(column.type):
+        column = column.cast(pa.large_string())
+    return column.fill_null("") if column.null_count else column
+
+
+class _Memory(threading.local):
+    """The last results of this thread: (identity, array that keeps the buffers alive, result)."""
+
+    def __init__(self) -> None:
+        self.entries: list[tuple[tuple[int, ...], object, TextBatch]] = []
+
+
+_memory = _Memory()
+
+
+def _identity(source: pa.Table | pa.Array | pa.ChunkedArray) -> tuple[int, ...]:
+    column = source.column(TEXT) if isinstance(source, pa.Table) else source
+    chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
+    identity: list[int] = []
+    for chunk in chunks:
+        identity += [chunk.offset, len(chunk)]
+        identity += [buffer.address if buffer is not None else 0 for buffer in chunk.buffers()]
+    return tuple(identity)
+
+
+def analyse(source: pa.Table | pa.Array | pa.ChunkedArray) -> TextBatch:
+    """The analysis of a table's column `text`, or of a text column itself."""
+    key = _identity(source)
+    for entry in _memory.entries:
+        if entry[0] == key:
+            return entry[2]
+    held = source.column(TEXT) if isinstance(source, pa.Table) else source
+    column = text_column(source)
+    batch = _batch(column)
+    _memory.entries = [*_memory.entries[-(REMEMBERED - 1) :], (key, (held, column), batch)]
+    return batch
+
+
+def forget() -> None:
+    """Let go of this thread's remembered analyses and the text that they hold."""
+    _memory.entries = []
+
+
+def _batch(column: pa.LargeStringArray) -> TextBatch:
+    if not len(column):
+        return TextBatch(np.empty(0, np.uint8), np.zeros(1, np.int64))
+    _, positions, bytes_ = column.buffers()
+    offsets = np.frombuffer(positions, np.int64)[column.offset : column.offset + len(column) + 1]
+    data = np.frombuffer(bytes_, np.uint8) if bytes_ is not None else np.empty(0, np.uint8)
+    first = offsets[0]
+    return TextBatch(data[first : offsets[-1]], offsets - first)

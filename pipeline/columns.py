@@ -18,8 +18,8 @@ from .recipe import Source
 
 # Written by malmoi itself; a name with a dot looks like a signal.
 RESERVED = frozenset(
-    "id source text drop language language_score reason duplicate_of duplicate_source similarity copies "
-    "num_tokens input_ids".split()
+    {"id", "source", "text", "drop", "language", "language_score", "reason", "duplicate_of"}
+    | {"duplicate_source", "similarity", "copies", "num_tokens", "input_ids"}
 )
 _PREFIX = "input_"
 
@@ -63,7 +63,7 @@ def kind_of_type(kind: pa.DataType) -> str:
 
 
 def is_text(kind: pa.DataType) -> bool:
-    """Whether a Parquet column can be a text: a string, plain binary that may be UTF-8, or a dictionary of it."""
+    """Whether a Parquet column can be a text: a string, bytes that may be UTF-8, or a dictionary of it."""
     if pa.types.is_dictionary(kind):
         return is_text(kind.value_type)
     tests = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
@@ -188,9 +188,9 @@ def infer_extras(source: Source, files: list[InputFile]) -> pa.Schema:
     for columns in found:
         for name, kind in columns.items():
             kinds[name] = _unify(kinds.get(name, "null"), kind)
-    for role, name in (("text", source.text), ("id", source.id)):
-        if name is not None and kinds and name not in kinds:
-            raise _missing(source, role, name, kinds, sampled[0].url)
+    for role, wanted in (("text", source.text), ("id", source.id)):
+        if wanted is not None and kinds and wanted not in kinds:
+            raise _missing(source, role, wanted, kinds, sampled[0].url)
     extras = [name for name in kinds if name not in (source.text, source.id)]
     return pa.schema(
         [pa.field(travelling_name(name), _TYPES.get(kinds[name], pa.large_string())) for name in extras]

@@ -35,7 +35,7 @@ def chunks(file: BinaryIO, compression: str, chunk_bytes: int = CHUNK) -> Iterat
 
 
 def _gzip(file: BinaryIO) -> Iterator[bytes]:
-    """Members are inflated raw and checked here: zlib would throw away the last bytes before a bad checksum."""
+    """Members are inflated raw and checked here: zlib would drop the last bytes before a bad checksum."""
     data = b""
 
     def take(size: int) -> bytes:
@@ -55,20 +55,27 @@ def _gzip(file: BinaryIO) -> Iterator[bytes]:
         member, checksum, size = zlib.decompressobj(wbits=-15), 0, 0
         while not member.eof:
             data = data or file.read(_GZIP_STEP)
-            before = member.copy()
-            try:
-                out = member.decompress(data, _GZIP_STEP)
-            except zlib.error as error:
-                yield from _until_error(before, data)
-                raise TornError(f"gzip: {error}") from error
-            if out:
+            for out in _inflate(member, data):
                 yield out
-            elif not data:  # not even what zlib may still have held back
-                raise TornError("gzip: the file ends inside a member")
-            checksum, size, data = zlib.crc32(out, checksum), size + len(out), member.unconsumed_tail
+                checksum, size = zlib.crc32(out, checksum), size + len(out)
+            data = member.unconsumed_tail
         data = member.unused_data
         if take(8) != struct.pack("<II", checksum, size & 0xFFFFFFFF):
             raise TornError("gzip: the checksum does not match")
+
+
+def _inflate(member: Any, data: bytes) -> Iterator[bytes]:
+    """One step of a member; `data` is empty at the end of the file."""
+    before = member.copy()
+    try:
+        out = member.decompress(data, _GZIP_STEP)
+    except zlib.error as error:
+        yield from _until_error(before, data)
+        raise TornError(f"gzip: {error}") from error
+    if out:
+        yield out
+    elif not data:  # not even what zlib may still have held back
+        raise TornError("gzip: the file ends inside a member")
 
 
 def _gzip_header(take: Callable[[int], bytes]) -> None:

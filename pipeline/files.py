@@ -1,7 +1,7 @@
 """Find the input files of a source and tell later whether one has changed.
 
-Local paths, folders and globs, and any fsspec URL. Folders are walked; hidden and temporary files and files of
-unknown kind in them are passed over. The order is that of the relative paths.
+Local paths, folders and globs, and any fsspec URL. Folders are walked; hidden and temporary files and files
+of unknown kind in them are passed over. The order is that of the relative paths.
 """
 
 from __future__ import annotations
@@ -40,8 +40,10 @@ _THREADS = 16
 
 @dataclass(frozen=True)
 class InputFile:
-    """A file of a source. `url`: absolute; `relpath`: its name within the source, the same on every machine;
-    `size`: bytes as stored; `fingerprint`: see `fingerprint`."""
+    """A file of a source. `url`: absolute; `relpath`: its name within the source, the same on every machine.
+
+    `size`: bytes as stored; `fingerprint`: see the function of that name.
+    """
 
     url: str
     relpath: str
@@ -53,7 +55,7 @@ class InputFile:
 
 @dataclass(frozen=True)
 class _Found:
-    """`root`: the folder that the recipe names, or that a glob starts from; `etag`: "" where there is none."""
+    """`root`: the folder that the recipe names or that a glob starts from; `etag`: "" where there is none."""
 
     url: str
     root: str

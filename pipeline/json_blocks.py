@@ -59,7 +59,7 @@ def _next_line(pieces: Iterator[bytes], base: int) -> tuple[int, Iterator[bytes]
 def _cut(
     pieces: Iterator[bytes], base: int, stop: int, block_bytes: int, limit: int
 ) -> Iterator[Block | Problem]:
-    """Blocks and overlong lines; `base`: offset of the first line. A block ends early once `stop` is in it."""
+    """Blocks and overlong lines; `base`: offset of the first line. Near `stop` a block may be short."""
     held: list[bytes] = []
     size, whole = 0, False
     head, skipped, torn = b"", -1, ""

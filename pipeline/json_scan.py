@@ -1,9 +1,9 @@
 """Numba kernels that read one JSON object a line: where each wanted value lies, checked byte by byte.
 
-Every line is judged by itself (RFC 8259 grammar, UTF-8 of RFC 3629, no lone surrogate escapes), so the verdict
-does not depend on how the stream was cut into blocks. Values are spans of the block; strings are unescaped
-into Arrow buffers by a second kernel. NaN, Infinity and -Infinity are taken as numbers, because Python's
-`json` writes them. Of a repeated key the last value counts, as in Python's `json`.
+Every line is judged by itself (RFC 8259 grammar, UTF-8 of RFC 3629, no lone surrogate escapes), so the
+verdict does not depend on how the stream was cut into blocks. Values are spans of the block; strings are
+unescaped into Arrow buffers by a second kernel. NaN, Infinity and -Infinity are taken as numbers, because
+Python's `json` writes them. Of a repeated key the last value counts, as in Python's `json`.
 
 Letters: R lines, F wanted names.
 """
@@ -13,9 +13,23 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+
 from malmoi.operators.kernel import inline, kernel
 
-from .json_values import ABSENT, BOOLEAN, ESCAPED, INTEGER, NESTED, NULL, NUMBER, PLAIN, hex4, unescape, utf8
+from .json_values import (
+    ABSENT,
+    BOOLEAN,
+    ESCAPED,
+    INTEGER,
+    NESTED,
+    NULL,
+    NUMBER,
+    PLAIN,
+    SIMPLE_ESCAPES,
+    hex4,
+    unescape,
+    utf8,
+)
 
 # What a line is (uint8 [R]).
 GOOD, BLANK, BAD_JSON, NOT_AN_OBJECT, INVALID_UTF8, LONE_SURROGATE, TOO_DEEP = range(7)
@@ -24,7 +38,7 @@ MAX_DEPTH = 512
 
 
 def _classes() -> np.ndarray:
-    """0: stands for itself in a string; 1: ends or breaks it (quote, control); 2: backslash; 3: UTF-8 lead."""
+    """0: stands for itself in a string; 1: quote or control; 2: backslash; 3: part of a UTF-8 sequence."""
     table = np.zeros(256, np.uint8)
     table[:32] = 1
     table[ord('"')] = 1
@@ -39,10 +53,9 @@ _CLASS = _classes()
 @kernel
 def _escape(data: Any, i: int) -> tuple[int, int, int]:
     """(input bytes, output bytes, error) of the escape whose backslash is at `i`."""
-    c = data[i + 1]
-    if c == 110 or c == 34 or c == 92 or c == 116 or c == 47 or c == 114 or c == 98 or c == 102:
+    if SIMPLE_ESCAPES[data[i + 1]]:
         return 2, 1, GOOD
-    if c != 117:
+    if data[i + 1] != 117:
         return 0, 0, BAD_JSON
     code = hex4(data, i + 2)
     if code < 0:
@@ -61,7 +74,7 @@ def _escape(data: Any, i: int) -> tuple[int, int, int]:
 
 
 @kernel
-def _string(data: Any, i: int) -> tuple[int, int, int]:
+def _string(data: Any, i: Any) -> tuple[int, int, int]:
     """Scan a string from just after its quote: (position of the closing quote, unescaped bytes, error)."""
     saved = 0
     begin = i
@@ -104,10 +117,10 @@ def _digits(data: Any, i: int) -> int:
 
 @kernel
 def _matches(data: Any, i: int, word: bytes) -> bool:
-    for k in range(len(word)):
-        if data[i + k] != word[k]:
-            return False
-    return True
+    k = 0
+    while k < len(word) and data[i + k] == word[k]:
+        k += 1
+    return k == len(word)
 
 
 @kernel
@@ -126,6 +139,12 @@ def _scalar(data: Any, i: int) -> tuple[int, int]:
         i += 1
     if data[i] == 73 and _matches(data, i, b"Infinity"):
         return i + 8, NUMBER
+    return _number(data, i)
+
+
+@kernel
+def _number(data: Any, i: int) -> tuple[int, int]:
+    """As `_scalar`, after the sign."""
     if data[i] == 48:
         end = i + 1
     else:
@@ -172,7 +191,7 @@ def _key(data: Any, i: int) -> tuple[int, int]:
 
 
 @kernel
-def _nested(data: Any, i: int, stack: Any) -> tuple[int, int]:
+def _nested(data: Any, i: int, stack: Any) -> tuple[int, int]:  # noqa: C901 (one state machine)
     """Check the array or object at `i`: (position after it, error). `stack`: uint8 [MAX_DEPTH] scratch."""
     depth = 0
     while True:
@@ -246,6 +265,17 @@ def _find(data: Any, begin: int, stop: int, names: Any, first: Any, guess: int) 
 
 
 @kernel
+def _wanted(data: Any, begin: int, names: Any, first: Any, guess: int) -> int:
+    """As `_find`, for a key that begins at `begin` and may hold escapes."""
+    stop, size, _ = _string(data, begin)
+    if size == stop - begin:
+        return _find(data, begin, stop, names, first, guess)
+    plain = np.empty(size, np.uint8)
+    unescape(data, begin, stop, plain, 0)
+    return _find(plain, 0, size, names, first, guess)
+
+
+@kernel
 def _line(
     data: Any, i: int, r: int, names: Any, first: Any, kind: Any, span: Any, stack: Any
 ) -> tuple[int, int]:
@@ -265,13 +295,7 @@ def _line(
         i, error = _key(data, i)
         if error != GOOD:
             return error, i
-        stop, size, _ = _string(data, begin)
-        if size == stop - begin:
-            f = _find(data, begin, stop, names, first, guess)
-        else:
-            plain = np.empty(size, np.uint8)
-            unescape(data, begin, stop, plain, 0)
-            f = _find(plain, 0, size, names, first, guess)
+        f = _wanted(data, begin, names, first, guess)
         i, what, begin, stop, size, error = _value(data, i, stack)
         if error != GOOD:
             return error, i

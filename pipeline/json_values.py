@@ -8,10 +8,15 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+
 from malmoi.operators.kernel import inline, kernel
 
 # What a value is (uint8 [F, R]).
 ABSENT, NULL, PLAIN, ESCAPED, INTEGER, NUMBER, BOOLEAN, NESTED = range(8)
+
+# What a letter after a backslash stands for; 0 where it is no such letter.
+SIMPLE_ESCAPES = np.zeros(256, np.uint8)
+SIMPLE_ESCAPES[list(b'"\\/bfnrt')] = list(b'"\\/\b\f\n\r\t')
 
 
 @inline
@@ -76,7 +81,7 @@ def _put(out: Any, o: int, code: int) -> int:
 
 
 @kernel
-def unescape(data: Any, i: int, stop: int, out: Any, o: int) -> int:
+def unescape(data: Any, i: Any, stop: int, out: Any, o: Any) -> Any:
     """Write the string between `i` and `stop` unescaped at `out[o:]`; it was checked before."""
     while i < stop:
         u, v, end = np.uint64(i), np.uint64(o), np.uint64(stop)
@@ -96,17 +101,7 @@ def unescape(data: Any, i: int, stop: int, out: Any, o: int) -> int:
                 i += 6
             o = _put(out, o, code)
             continue
-        if e == 110:
-            e = np.uint8(10)
-        elif e == 116:
-            e = np.uint8(9)
-        elif e == 114:
-            e = np.uint8(13)
-        elif e == 98:
-            e = np.uint8(8)
-        elif e == 102:
-            e = np.uint8(12)
-        out[o] = e
+        out[o] = SIMPLE_ESCAPES[e]
         i += 2
         o += 1
     return o

@@ -43,7 +43,8 @@ class Scanned:
     ends: np.ndarray
 
     def kinds(self, name: str) -> np.ndarray:
-        return self.kind[self.names.index(name)]
+        kinds: np.ndarray = self.kind[self.names.index(name)]
+        return kinds
 
     def strings(self, name: str, rows: np.ndarray) -> pa.Array:
         """large_string [n]: strings unescaped, other values as they stand in the file, null for null."""

@@ -1,7 +1,7 @@
 """Parquet row groups into tables of the declared shape.
 
-A row group is read in small batches whose size depends on the file alone, so that a damaged page loses the
-same rows whatever the batch size of the run. A row that is not a record goes to quarantine with its row number.
+A row group is read in small batches whose size depends on the file alone, so that a damaged page loses
+the same rows whatever the batch size of the run. A row that is no record goes to quarantine with its number.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def _read_row_group(
 
 
 def _rows(table: pa.Table, first: int, shape: Shape) -> tuple[pa.Table, list[Problem]]:
-    """The records of some rows and the rows that are none; `first`: the number of the first row in the file."""
+    """The records of some rows and the rows that are none; `first`: the first row's number in the file."""
     raw, reasons = _text(table, shape)
     numbers = np.arange(table.num_rows) + first
     ids = _Column(place_ids(shape.file, numbers), np.zeros(len(numbers), np.bool_), "")

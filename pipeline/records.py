@@ -25,7 +25,7 @@ QUARANTINE = pa.schema(
 
 @dataclass(frozen=True)
 class Problem:
-    """A record that does not go on. `reason` without its `quarantine.`; `raw`: its first 4096 bytes at most."""
+    """A record that does not go on. `reason` lacks its `quarantine.`; `raw`: the first 4096 bytes at most."""
 
     offset: int
     length: int

@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 
 import pyarrow as pa
 
@@ -88,7 +89,7 @@ def _units(source: Source, file: InputFile, part_bytes: int) -> list[tuple[Piece
         if count == 1:
             return [(Piece(file, 0, _WHOLE), file.size)]
         edges = [file.size * i // count for i in range(count + 1)]
-        return [(Piece(file, a, b), b - a) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+        return [(Piece(file, a, b), b - a) for a, b in pairwise(edges)]
     try:
         groups = row_group_bytes(file.url, source.storage_options)
     except (OSError, pa.ArrowException) as error:

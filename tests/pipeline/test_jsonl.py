@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import itertools
 import json
 import random
 import zlib
@@ -14,6 +15,7 @@ import pytest
 import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from malmoi.pipeline.compression import chunks
 from malmoi.pipeline.errors import TornError
 from malmoi.pipeline.json_blocks import Block, blocks
@@ -305,7 +307,7 @@ def test_byte_ranges_give_each_record_once(seed, cuts, chunk_bytes):
     data = sample(seed, 30)
     edges = sorted({0, len(data), *(min(cut, len(data)) for cut in cuts)})
     rows, problems = [], []
-    for start, stop in zip(edges[:-1], edges[1:], strict=True):
+    for start, stop in itertools.pairwise(edges):
         more, found = read(data, start=start, stop=stop, block_bytes=100, chunk_bytes=chunk_bytes)
         rows += more
         problems += found

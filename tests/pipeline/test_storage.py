@@ -9,6 +9,7 @@ import uuid
 
 import pytest
 import zstandard
+
 from malmoi.pipeline.errors import StorageError
 from malmoi.pipeline.storage import Folder
 

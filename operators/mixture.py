@@ -21,7 +21,7 @@ METHODS: tuple[Method, ...] = ("as_is", "given", "temperature", "unimax")
 
 @dataclass(frozen=True)
 class GroupPlan:
-    """One group: `share` of the corpus asked for, `size` and `target` in the plan's unit, `epochs` = target / size."""
+    """One group: `share` asked for, `size` and `target` in the plan's unit, `epochs` = target / size."""
 
     name: str
     documents: int

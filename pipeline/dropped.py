@@ -25,7 +25,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from .errors import MalmoiError
-from .files import hash_file
+from .written import hash_file
 from .json_lines import json_lines
 from .parquet_out import RowGroupWriter
 from .shards import fit, open_parquet, part_file

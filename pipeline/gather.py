@@ -10,11 +10,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .files import hash_file
+from .written import hash_file
 from .json_lines import JsonLinesWriter
 from .parquet_out import GROUP_ROWS, RowGroupWriter
 from .scatter import scattered_rows
 from .shards import EPOCH, ShardPlan, read_copies, take_copies
+from .spread import Spread
 from .storage import Folder
 
 
@@ -30,10 +31,14 @@ def gather(folder: Folder, work: tuple[ShardPlan, int]) -> dict[str, Any]:
         table = _rows_in_order(folder, plan, shard)
         order = np.arange(table.num_rows)
     name = plan.shard_name(shard)
+    spread = Spread()
     with folder.create(name) as sink, _corpus_writer(sink, plan) as writer:
         for start in range(0, len(order), GROUP_ROWS):
-            writer.write(table.take(pa.array(order[start : start + GROUP_ROWS])))
-    return {**_counts(table), "files": [hash_file(folder, name)]}
+            rows = table.take(pa.array(order[start : start + GROUP_ROWS])).combine_chunks()
+            writer.write(rows)
+            spread.add(rows)
+    sample = spread.write(folder, f"stages/write/shard-{shard:05d}.sample.parquet")
+    return {**_counts(table), "ngrams": spread.ngrams, "files": [hash_file(folder, name), sample]}
 
 
 def _rows_in_order(folder: Folder, plan: ShardPlan, shard: int) -> pa.Table:

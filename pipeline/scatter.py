@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 
 from .errors import MalmoiError
-from .files import hash_file
+from .written import hash_file
 from .shards import EPOCH, ShardPlan, read_copies, take_copies
 from .storage import Folder
 

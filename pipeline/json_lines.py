@@ -29,7 +29,7 @@ for _byte, _letter in zip(b'"\\\b\f\n\r\t', b'"\\bfnrt', strict=True):
 _HEX = np.frombuffer(b"0123456789abcdef", dtype=np.uint8)
 
 
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@njit(nogil=True, cache=True)
 def _quoted_sizes(
     data: np.ndarray, offsets: np.ndarray, valid: np.ndarray, escapes: np.ndarray
 ) -> np.ndarray:
@@ -46,7 +46,7 @@ def _quoted_sizes(
     return starts
 
 
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@njit(nogil=True, cache=True)
 def _quote(
     data: np.ndarray,
     offsets: np.ndarray,

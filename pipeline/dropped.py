@@ -25,11 +25,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from .errors import MalmoiError
-from .written import hash_file
 from .json_lines import json_lines
 from .parquet_out import RowGroupWriter
 from .shards import fit, open_parquet, part_file
 from .storage import Folder
+from .written import hash_file
 
 EVIDENCE = pa.schema(
     [

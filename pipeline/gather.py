@@ -10,13 +10,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .written import hash_file
 from .json_lines import JsonLinesWriter
 from .parquet_out import GROUP_ROWS, RowGroupWriter
 from .scatter import scattered_rows
 from .shards import EPOCH, ShardPlan, read_copies, take_copies
 from .spread import Spread
 from .storage import Folder
+from .written import hash_file
 
 
 def gather(folder: Folder, work: tuple[ShardPlan, int]) -> dict[str, Any]:

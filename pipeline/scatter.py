@@ -20,9 +20,9 @@ import numpy as np
 import pyarrow as pa
 
 from .errors import MalmoiError
-from .written import hash_file
 from .shards import EPOCH, ShardPlan, read_copies, take_copies
 from .storage import Folder
+from .written import hash_file
 
 RUN_BYTES = 64 * 1024**2
 ORDER = "order key"

@@ -25,13 +25,14 @@ from malmoi.operators.survivors import EXACT, FUZZY, Survivors, exact_groups, ra
 from malmoi.operators.survivors import decide as choose_survivors
 
 from .engine import Job, committed, execute
-from .files import hash_file
+from .written import hash_file
 from .filtering import part_name
 from .groups import group_counts
 from .keys import Keys, load_keys
 from .manifest import Book, Dedup, Loss
-from .mixing import Mixed, mix
+from .mixing import mix
 from .parquet_out import RowGroupWriter
+from .spread import group_figures
 from .storage import Folder
 from .verify import Verifier
 
@@ -95,6 +96,10 @@ def _decide(session: Session, folder: Folder) -> dict[str, Any]:
         "dedup": asdict(_dedup_summary(keys, verdicts)),
         "rounds": {"verified": list(found.verified), "removed": list(found.removed), "left": found.left},
         "groups": group_counts(keys, unique, mixed.copies),
+        "effective": {
+            "before": group_figures(keys, np.ones(keys.num_docs, dtype=np.int64)),
+            "after": group_figures(keys, mixed.copies.astype(np.int64)),
+        },
         "targets": mixed.targets,
         "notes": list(mixed.notes),
         "files": [hash_file(folder, name) for name in names],
@@ -195,5 +200,3 @@ def _dedup_summary(keys: Keys, verdicts: Verdicts) -> Dedup:
     )
     return Dedup(len(sizes), int(sizes.max(initial=0)), losses)
 
-
-__all__ = ["Mixed", "Verdicts", "decide"]

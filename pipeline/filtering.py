@@ -33,25 +33,15 @@ from malmoi.operators.contract import DROP, LANGUAGE, TEXT, Operator, with_colum
 from malmoi.operators.exact import id_hash, text_hash
 from malmoi.operators.minhash import MinHash
 
-from .files import FileRecord, hash_file
+from .written import FileRecord, hash_file
 from .parquet_out import RowGroupWriter
 from .recipe import Run, Source
-from .sources import Batch, Part, read_part
+from .records import QUARANTINE, Batch
+from .sources import Part, read_part
+from .spread import Spread
 from .storage import Folder
 
 STAGE = "filter"
-QUARANTINE_SCHEMA = pa.schema(
-    [
-        ("source", pa.large_string()),
-        ("file", pa.large_string()),
-        ("offset", pa.int64()),
-        ("length", pa.int64()),
-        ("reason", pa.large_string()),
-        ("detail", pa.large_string()),
-        ("raw", pa.large_binary()),
-    ]
-)
-
 
 @dataclass(frozen=True)
 class KeySpec:
@@ -161,7 +151,7 @@ class _Outputs:
     def __init__(
         self, folder: Folder, name: str, documents: pa.Schema, keys: pa.Schema, stack: ExitStack
     ) -> None:
-        schemas = {"kept": documents, "dropped": documents, "quarantine": QUARANTINE_SCHEMA, "keys": keys}
+        schemas = {"kept": documents, "dropped": documents, "quarantine": QUARANTINE, "keys": keys}
         self.names = {kind: f"stages/{STAGE}/{name}.{kind}.parquet" for kind in schemas}
         self.writers = {
             kind: stack.enter_context(
@@ -181,6 +171,7 @@ def _count(counts: dict[str, Any], batch: Batch, table: pa.Table, kept: pa.Table
     for name, key, column in (
         ("dropped", dropped, DROP),
         ("quarantine_reasons", batch.quarantine, "reason"),
+        ("quarantine_sources", batch.quarantine, "source"),
         ("languages_read", table, LANGUAGE),
         ("sources_read", table, "source"),
     ):
@@ -203,10 +194,11 @@ def _tally(column: pa.ChunkedArray) -> dict[str, int]:
 def filter_part(folder: Folder, work: FilterPart) -> dict[str, Any]:
     """Read one part, judge it, write its four files; the counts balance or the job fails."""
     counts: dict[str, Any] = {key: 0 for key in ("read", "kept", "quarantined", "text_bytes", "kept_bytes")}
-    for key in ("dropped", "dropped_bytes", "quarantine_reasons", "languages_read", "sources_read"):
+    for key in ("dropped", "dropped_bytes", "quarantine_reasons", "languages_read", "sources_read", "quarantine_sources"):
         counts[key] = Counter()
     name = part_name(work.part.index)
     schema = documents_schema(work.extras, work.steps)
+    spread = Spread()
     with ExitStack() as stack:
         outputs = _Outputs(folder, name, schema, work.keys.schema, stack)
         for batch in _batches(work):
@@ -217,9 +209,11 @@ def filter_part(folder: Folder, work: FilterPart) -> dict[str, Any]:
             outputs.writers["dropped"].write(dropped)
             outputs.writers["quarantine"].write(batch.quarantine)
             outputs.writers["keys"].write(key_table(kept, work.keys, work.source.priority))
+            spread.add(kept)
             _count(counts, batch, table, kept, dropped)
     files: list[FileRecord] = [hash_file(folder, outputs.names[kind]) for kind in sorted(outputs.names)]
-    return {**counts, "files": files}
+    files.append(spread.write(folder, f"stages/{STAGE}/{name}.sample.parquet"))
+    return {**counts, "ngrams": spread.ngrams, "files": files}
 
 
 def _batches(work: FilterPart) -> Iterator[Batch]:

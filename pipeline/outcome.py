@@ -46,6 +46,7 @@ def _outputs(counts: list[Counts], rows: str) -> list[Output]:
         Output(name, size, digest, one[rows], one.get("text_bytes", 0), one.get("tokens"))
         for one in counts
         for name, size, digest in one["files"]
+        if name.startswith("corpus/")
     ]
 
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from malmoi.operators.config import settings_of
 from malmoi.operators.contract import LANGUAGE, Operator
-from malmoi.operators.exact import SCHEME as EXACT_SCHEME
+from malmoi.operators.exact import ID_SCHEME, TEXT_SCHEME
 from malmoi.operators.minhash import MinHash
 from malmoi.operators.token_count import TokenCount
 
@@ -19,7 +19,9 @@ from .config import build_steps, check_columns
 from .errors import RecipeError
 from .filtering import FilterPart, KeySpec, documents_schema
 from .recipe import Recipe, Source
-from .sources import InputFile, Part, find_files, infer_extras, split_parts
+from .columns import infer_extras
+from .files import InputFile, find_files
+from .sources import Part, split_parts
 
 FORMAT = 1
 
@@ -110,7 +112,8 @@ class Plan:
                 for step in self.steps
             ],
             "schemes": {
-                "exact": EXACT_SCHEME,
+                "id": ID_SCHEME,
+                "exact": TEXT_SCHEME,
                 "minhash": self.keys.minhash.scheme if self.keys.minhash else None,
             },
             "inputs": [

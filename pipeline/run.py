@@ -14,7 +14,6 @@ from rich.console import Console
 from rich.markup import escape
 
 from . import decide
-from .books import add_counts, book
 from .card import write_card
 from .config import load_recipe
 from .dropped import write_dropped
@@ -32,6 +31,7 @@ from .recipe import Recipe
 from .report import print_summary
 from .scatter import scatter
 from .shards import corpus_schema, measure_part, plan_shards
+from .spread import diversity
 from .storage import Folder
 
 PLAN = "plan.json"
@@ -114,18 +114,17 @@ def _stages(session: Session) -> Manifest:
     parts = range(plan.num_parts)
     jobs = [Job(FILTER, part_name(i), filter_part, work) for i, work in enumerate(plan.jobs())]
     filtered = session.run(FILTER, jobs)
-    books = [book("filter", add_counts(filtered))]
     decided = decide.decide(session)
-    books += decided["books"]
     schema = corpus_schema(plan.documents, plan.extras.names)
     shards = plan_shards([measure_part(folder, i) for i in parts], plan.recipe.write, plan.recipe.seed, schema)
     if plan.recipe.write.shuffle:
         session.run("scatter", [Job("scatter", part_name(i), scatter, (shards, i)) for i in parts])
     jobs = [Job("write", f"shard-{i:05d}", gather, (shards, i)) for i in range(shards.num_shards)]
     written = session.run("write", jobs)
-    books.append(book("write", add_counts(written)))
     aside = session.run("dropped", [Job("dropped", part_name(i), write_dropped, i) for i in parts], shown=False)
-    manifest = build_manifest(plan, books, decided, filtered, written, aside)
+    manifest = build_manifest(
+        plan, filtered, decided, written, aside, diversity(folder, filtered, written, decided)
+    )
     write_card(folder, manifest)
     manifest.save(folder)
     return manifest

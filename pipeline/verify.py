@@ -18,7 +18,7 @@ from malmoi.operators.jaccard import jaccard, shingle_sets
 from malmoi.operators.minhash import MinHash
 
 from .engine import Counts, Job
-from .files import hash_file
+from .written import hash_file
 from .filtering import part_name
 from .keys import Keys
 from .storage import Folder

@@ -8,7 +8,7 @@ import pytest
 from malmoi.pipeline import engine
 from malmoi.pipeline.engine import Job, committed, execute, run_jobs
 from malmoi.pipeline.errors import BusyError, MalmoiError
-from malmoi.pipeline.files import hash_file
+from malmoi.pipeline.written import hash_file
 from malmoi.pipeline.lock import only_run
 from malmoi.pipeline.storage import Folder
 

@@ -1,0 +1,68 @@
+"""The mixture of a run: how often each unique document stands in the corpus."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from malmoi.operators.mixture import plan_mixture, repetitions
+
+from .errors import RecipeError
+from .keys import Keys
+from .recipe import Mixture
+from .scatter import order_key
+
+_SALT = 0x6D69787475726521  # keeps the order of choice apart from the order of the shuffle
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """copies: int32 [documents]; targets: share asked for by group; notes: what could not be met."""
+
+    copies: np.ndarray
+    targets: dict[str, float]
+    notes: tuple[str, ...]
+
+
+def mix(mixture: Mixture, seed: int, keys: Keys, unique: np.ndarray) -> Mixed:
+    """Plan the mixture over the `unique` documents (int64 ordinals) and choose from them.
+
+    Raises RecipeError where the recipe's weights do not fit the groups that are there.
+    """
+    groups = keys.names["group"]
+    codes = groups.codes[unique]
+    sizes = _sizes(mixture, keys)[unique]
+    documents = np.bincount(codes, minlength=len(groups.names))
+    totals = np.zeros(len(groups.names), dtype=np.int64)
+    np.add.at(totals, codes, sizes)
+    there = np.flatnonzero(documents) if mixture.method != "given" else np.arange(len(groups.names))
+    try:
+        plan = plan_mixture(
+            [groups.names[code] for code in there],
+            documents[there].tolist(),
+            totals[there].tolist(),
+            mixture.method,
+            mixture.weights,
+            mixture.temperature,
+            mixture.max_epochs,
+            mixture.budget,
+            mixture.unit,
+        )
+    except ValueError as error:
+        raise RecipeError(f"mixture by {mixture.by}: {error}") from error
+    targets = np.zeros(len(groups.names), dtype=np.int64)
+    targets[there] = [group.target for group in plan.groups]
+    id_lo, id_hi = (keys.numbers[name][unique] for name in ("id_lo", "id_hi"))
+    order = order_key(id_lo, id_hi, np.zeros(len(unique), dtype=np.int64), (seed + _SALT) % 2**64)
+    quality = keys.numbers["quality"][unique] if mixture.choose == "quality" else None
+    copies = np.zeros(keys.num_docs, dtype=np.int32)
+    copies[unique] = repetitions(codes, sizes, targets, order, quality)
+    shares = {} if mixture.method == "as_is" else {group.name: group.share for group in plan.groups}
+    return Mixed(copies, shares, plan.shortfalls)
+
+
+def _sizes(mixture: Mixture, keys: Keys) -> np.ndarray:
+    if mixture.unit == "documents":
+        return np.ones(keys.num_docs, dtype=np.int64)
+    return keys.numbers["text_bytes" if mixture.unit == "bytes" else "tokens"]

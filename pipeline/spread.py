@@ -1,0 +1,116 @@
+"""Diversity of the documents before (kept by the rules) and after (the corpus), gathered job by job.
+
+Each job sketches the word n-grams of its documents and keeps a sample of their text: the documents with the
+smallest id hashes up to `SAMPLE_BYTES`, so that the sample of the whole is a sample of the jobs' samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from malmoi.operators.analysis import analyse
+from malmoi.operators.diversity import (
+    NgramSketch,
+    group_diversity,
+    merge,
+    sample_rows,
+    sketch_from_text,
+    sketch_ngrams,
+    zstd_ratio,
+)
+from malmoi.operators.exact import id_hash
+
+from .engine import Counts
+from .written import FileRecord, hash_file
+from .keys import Coded, Keys
+from .storage import Folder
+
+SAMPLE_BYTES = 1024**2
+NGRAM = 3
+_SCHEMA = pa.schema([("hash", pa.uint64()), ("text", pa.large_string())])
+
+
+class Spread:
+    """Collects over the batches of one job; the result does not depend on how rows come in batches."""
+
+    def __init__(self) -> None:
+        self.sample = _SCHEMA.empty_table()
+        self.sketch: NgramSketch | None = None
+
+    def add(self, table: pa.Table) -> None:
+        """Documents with `id`, `source`, `text`."""
+        words = analyse(table).words
+        sketch = sketch_ngrams(words.first, words.lower_hash, NGRAM)
+        self.sketch = merge([self.sketch, sketch]) if self.sketch else sketch
+        hashes, _ = id_hash(table.column("source"), table.column("id"))
+        sizes = pc.binary_length(table.column("text")).to_numpy()
+        rows = pa.array(sample_rows(hashes, sizes, SAMPLE_BYTES))
+        text = table.column("text").take(rows).combine_chunks()
+        more = pa.table({"hash": pa.array(hashes).take(rows), "text": text}, schema=_SCHEMA)
+        self.sample = _smallest(pa.concat_tables([self.sample, more]))
+
+    def write(self, folder: Folder, name: str) -> FileRecord:
+        """Write the sample; the sketch travels in the job's counts (`ngrams`)."""
+        with folder.create(name) as sink:
+            pq.write_table(self.sample, sink, compression="zstd")
+        return hash_file(folder, name)
+
+    @property
+    def ngrams(self) -> str:
+        empty = sketch_ngrams(np.zeros(1, np.int64), np.zeros(0, np.uint64), NGRAM)
+        return (self.sketch or empty).to_text()
+
+
+def _smallest(sample: pa.Table) -> pa.Table:
+    sizes = pc.binary_length(sample.column("text")).to_numpy()
+    rows = sample_rows(sample.column("hash").to_numpy(), sizes, SAMPLE_BYTES)
+    return sample.take(pa.array(rows)).combine_chunks()
+
+
+def text_figures(folder: Folder, counts: list[Counts]) -> dict[str, float | None]:
+    """zstd ratio of the sample and the share of distinct n-grams, over all jobs that have a `sample`."""
+    samples = [_SCHEMA.empty_table()]
+    for one in counts:
+        for name, _, _ in one["files"]:
+            if name.endswith(".sample.parquet"):
+                with folder.open(name) as stream:
+                    samples = [_smallest(pa.concat_tables([*samples, pq.read_table(stream)]))]
+    sketches = [sketch_from_text(one["ngrams"]) for one in counts if one.get("ngrams")]
+    share = merge(sketches).share if sketches else float("nan")
+    ratio = zstd_ratio(samples[0].column("text").to_pylist())
+    return {"zstd_ratio": _number(ratio), f"distinct_{NGRAM}-grams": _number(share)}
+
+
+def group_figures(keys: Keys, copies: np.ndarray) -> dict[str, float | None]:
+    """Effective number of sources and languages by bytes of text; `copies`: int [documents]."""
+    sizes = keys.numbers["text_bytes"] * copies
+    found = {}
+    for kind, label in (("source", "effective_sources"), ("language", "effective_languages")):
+        coded: Coded = keys.names[kind]
+        if coded.names in ((), ("",)):
+            continue
+        documents, totals = np.zeros(len(coded.names)), np.zeros(len(coded.names))
+        np.add.at(documents, coded.codes, copies)
+        np.add.at(totals, coded.codes, sizes)
+        found[label] = _number(group_diversity(documents.tolist(), totals.tolist()).by_size)
+    return found
+
+
+def _number(value: float) -> float | None:
+    return round(float(value), 6) if np.isfinite(value) else None
+
+
+def diversity(
+    folder: Folder, filtered: list[Counts], written: list[Counts], decided: Mapping[str, Any]
+) -> dict[str, dict[str, float | None]]:
+    """The manifest's `diversity`."""
+    return {
+        "before": {**decided["effective"]["before"], **text_figures(folder, filtered)},
+        "after": {**decided["effective"]["after"], **text_figures(folder, written)},
+    }

@@ -12,8 +12,10 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numba
 import numpy as np
+
+from .hashing import fmix64
+from .kernel import kernel
 
 _PRECISION = 14
 
@@ -50,20 +52,24 @@ def group_diversity(documents: Sequence[float], sizes: Sequence[float]) -> Group
 
 
 def sample_rows(id_hashes: np.ndarray, sizes: np.ndarray, budget: int) -> np.ndarray:
-    """The documents with the smallest hashes whose sizes add up to at most `budget`: int64 rows, by hash.
+    """The documents with the smallest hashes until their sizes reach `budget`: int64 rows, by hash.
 
-    `id_hashes` uint64 [documents], `sizes` int64 [documents]. The first document that would exceed the budget
-    ends the sample, so a sample of the whole is a sample of the samples of its parts.
+    `id_hashes` uint64 [documents], `sizes` int64 [documents]. Documents over the budget are passed over,
+    so a sample is smaller than twice the budget. The document that reaches the budget belongs to the sample:
+    only so is a sample of the samples of parts, whatever the parts, the sample of the whole.
     """
     if len(id_hashes) != len(sizes):
         raise ValueError(f"want one size a document, got {len(id_hashes)} hashes and {len(sizes)} sizes")
-    order = np.lexsort((sizes, id_hashes))
-    kept = order[np.cumsum(np.asarray(sizes, np.int64)[order]) <= budget]
-    return kept.astype(np.int64)
+    sizes = np.asarray(sizes, np.int64)
+    rows = np.flatnonzero(sizes <= budget)
+    rows = rows[np.lexsort((sizes[rows], np.asarray(id_hashes, np.uint64)[rows]))]
+    before = np.cumsum(sizes[rows]) - sizes[rows]
+    kept: np.ndarray = rows[before < budget]
+    return kept
 
 
 def zstd_ratio(texts: Sequence[str | bytes], level: int = 3) -> float:
-    """Bytes of the texts, joined by "\\n", over their bytes after zstd: more is more repeated; NaN for no bytes.
+    """Bytes of the texts, joined by "\\n", over their bytes after zstd: more is more repeated, NaN for none.
 
     The window spans the whole sample (to 128 MiB), so text that comes again in a later document counts. A
     ratio depends on the size of the sample: compare samples of the same budget. Compression ratio as a
@@ -179,17 +185,7 @@ def sketch_ngrams(
     return NgramSketch(ngram, registers.tobytes(), int(total))
 
 
-@numba.njit(nogil=True, cache=True)
-def _mix(h: np.uint64) -> np.uint64:
-    """Finaliser of MurmurHash3, 64 bits."""
-    h = np.uint64(h ^ (h >> np.uint64(33)))
-    h = np.uint64(h * np.uint64(0xFF51AFD7ED558CCD))
-    h = np.uint64(h ^ (h >> np.uint64(33)))
-    h = np.uint64(h * np.uint64(0xC4CEB9FE1A85EC53))
-    return np.uint64(h ^ (h >> np.uint64(33)))
-
-
-@numba.njit(nogil=True, cache=True)
+@kernel
 def _fill(
     first: np.ndarray,
     hashes: np.ndarray,
@@ -209,7 +205,7 @@ def _fill(
         for i in range(start, stop):
             h = np.uint64(0)
             for k in range(ngram):
-                h = _mix(np.uint64(h + hashes[i + k] + np.uint64(0x9E3779B97F4A7C15)))
+                h = fmix64(np.uint64(h + hashes[i + k] + np.uint64(0x9E3779B97F4A7C15)))
             rest = np.uint64(h << up)
             rank = 1
             while rank <= 64 - precision and np.int64(rest) >= 0:  # leading zeros of what follows the index

@@ -15,8 +15,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from .analysis import text_column
 from .contract import LANGUAGE, TEXT, Kind, Limit, judge, with_columns
-from .normalise import text_array, text_buffers
+from .normalise import text_buffers
 
 EMBEDDED = "lid.176"
 SCORE = "language.score"
@@ -177,7 +178,7 @@ class LanguageId:
 
     def __call__(self, table: pa.Table) -> pa.Table:
         self.check()
-        texts = pc.fill_null(text_array(table.column(TEXT)), "")
+        texts = text_column(table)
         if self.max_chars is not None:
             texts = pc.utf8_slice_codeunits(texts, 0, self.max_chars)
         labels, scores = predict(load_model(self.model), texts)

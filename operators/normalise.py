@@ -11,19 +11,19 @@ from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numba
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from .contract import TEXT, Kind, with_columns
+from .kernel import inline, kernel
 
 _EDIT, _COMPOSE = 1, 2  # what a document needs
 _NEWLINES, _CONTROLS, _SPACES, _BLANK_LINES = 0, 1, 2, 3  # columns of the switches and of the counts
 
 
 def text_array(column: pa.Array | pa.ChunkedArray) -> pa.LargeStringArray:
-    """One contiguous large_string array of the column; no copy where it is one chunk of that type already."""
+    """One large_string array of the column, no copy where it is one chunk of that type; nulls stay."""
     if isinstance(column, pa.ChunkedArray):
         column = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
     return column.cast(pa.large_string())
@@ -45,7 +45,7 @@ def quick_check_table() -> tuple[np.ndarray, np.ndarray]:
         return stored["index"], stored["blocks"]
 
 
-@numba.njit(nogil=True, cache=True, inline="always")
+@inline
 def _newline_at(data: np.ndarray, p: int, end: int) -> int:
     """Bytes of the line end at `p` that is not a plain line feed, else 0."""
     b = data[p]
@@ -60,7 +60,7 @@ def _newline_at(data: np.ndarray, p: int, end: int) -> int:
     return 0
 
 
-@numba.njit(nogil=True, cache=True, inline="always")
+@inline
 def _control_at(data: np.ndarray, p: int, end: int) -> int:
     """Bytes of the control character or U+FEFF at `p`, else 0; line ends are none."""
     b = data[p]
@@ -75,7 +75,7 @@ def _control_at(data: np.ndarray, p: int, end: int) -> int:
     return 0
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def _scan(
     data: np.ndarray, offsets: np.ndarray, index: np.ndarray, blocks: np.ndarray, on: np.ndarray
 ) -> np.ndarray:
@@ -119,7 +119,7 @@ def _scan(
     return needs
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def _strip(out: np.ndarray, first: int, w: int) -> tuple[int, int]:
     """Drop blanks (space, tab, U+00A0, U+3000) before position `w`; the new position and how many went."""
     gone = 0
@@ -136,7 +136,7 @@ def _strip(out: np.ndarray, first: int, w: int) -> tuple[int, int]:
     return w, gone
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def _edit(
     data: np.ndarray, offsets: np.ndarray, on: np.ndarray, out: np.ndarray, counts: np.ndarray
 ) -> np.ndarray:

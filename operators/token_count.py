@@ -10,10 +10,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from .analysis import text_column
 from .contract import TEXT, Kind, with_columns
-from .normalise import text_array, text_buffers
+from .normalise import text_buffers
 
 NUM_TOKENS = "num_tokens"
 _BATCH_BYTES = 1 << 20  # an encoding takes about a hundred bytes a token, so only so much text at once
@@ -101,7 +101,7 @@ class TokenCount:
 
     def __call__(self, table: pa.Table) -> pa.Table:
         encode = load_tokenizer(self.tokenizer).encode_batch_fast
-        texts = pc.fill_null(text_array(table.column(TEXT)), "")
+        texts = text_column(table)
         _, offsets = text_buffers(texts)
         counts = np.zeros(len(texts), np.int64)
         row = 0

@@ -61,21 +61,31 @@ def test_effective_number():
     assert found == GroupDiversity(2, pytest.approx(2.0), pytest.approx(4 / 3**0.75))
 
 
-def test_sample_is_that_of_the_parts():
-    hashes = np.random.default_rng(1).integers(0, 2**64, 200, dtype=np.uint64)
-    sizes = np.random.default_rng(2).integers(0, 50, 200)
-    whole = sample_rows(hashes, sizes, 1000)
-    assert sizes[whole].sum() <= 1000 < sizes[whole].sum() + 50
-    assert (np.diff(hashes[whole].astype(object)) > 0).all()
-    parts = np.concatenate(
-        [
-            start + sample_rows(hashes[start : start + 37], sizes[start : start + 37], 1000)
-            for start in range(0, 200, 37)
-        ]
-    )
-    assert parts[sample_rows(hashes[parts], sizes[parts], 1000)].tolist() == whole.tolist()
-    assert sample_rows(hashes, sizes, 0).size <= 1
-    assert sample_rows(hashes[:0], sizes[:0], 10).tolist() == []
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 2**64 - 1), st.integers(0, 60)), max_size=30, unique_by=lambda pair: pair[0]
+    ),
+    st.integers(0, 100),
+    st.integers(1, 8),
+)
+@settings(max_examples=300, deadline=None)
+def test_sample_is_that_of_the_parts(documents, budget, step):
+    hashes = np.array([pair[0] for pair in documents], np.uint64)
+    sizes = np.array([pair[1] for pair in documents], np.int64)
+    whole = sample_rows(hashes, sizes, budget)
+    slow, used = [], 0
+    for row in sorted(range(len(hashes)), key=lambda row: hashes[row]):
+        if sizes[row] <= budget and used < budget:
+            slow.append(row)
+            used += sizes[row]
+    assert whole.tolist() == slow
+    assert used < 2 * budget or used == 0
+    held = np.zeros(0, np.int64)
+    for start in range(0, len(hashes), step):
+        part = start + sample_rows(hashes[start : start + step], sizes[start : start + step], budget)
+        held = np.concatenate([held, part])
+        held = held[sample_rows(hashes[held], sizes[held], budget)]
+    assert held.tolist() == slow
 
 
 def test_zstd_ratio():

@@ -178,7 +178,8 @@ def infer_extras(source: Source, files: list[InputFile]) -> pa.Schema:
 
     From the footers of Parquet files and the first 256 KiB of JSON Lines files, 32 files at most. Types that
     differ become double, else large_string; nested values become large_string of JSON, dates and decimals
-    large_string; a column of nulls large_string. A name that malmoi writes itself gets `input_` before it.
+    large_string; a column of nulls large_string. A name that malmoi writes itself gets `input_` before it. A
+    column that appears only after the sample does not travel.
     Raises SourceError where the text or id column is missing.
     """
     sampled = _spread(files)

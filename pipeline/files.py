@@ -126,7 +126,7 @@ def _expand(source: Source, entry: str, base: str) -> list[_Found]:
     try:
         local = is_local(url)
         found, one = _local(strip_local(url)) if local else _remote(url, source.storage_options)
-    except (OSError, StorageError) as error:
+    except Exception as error:  # remote drivers raise what they like
         raise _refuse(source, entry, f"cannot be read ({error})", "check the name and the rights") from error
     if one:
         if _kind(source, one.url) is None:

@@ -72,6 +72,22 @@ def _explain(error: OSError, place: str, free_of: str | None) -> StorageError | 
     return None
 
 
+@contextmanager
+def _explained(place: str) -> Iterator[None]:
+    """Give what a remote driver raises (of many classes, by driver) as StorageError; OSErrors that say more
+    than that something is not there go on."""
+    try:
+        yield
+    except (OSError, StorageError) as error:
+        if not isinstance(error, FileNotFoundError):
+            raise
+        raise StorageError(
+            f"{place}: cannot be written ({error}); does the bucket or folder exist?"
+        ) from error
+    except Exception as error:
+        raise StorageError(f"{place}: cannot be written ({type(error).__name__}: {error})") from error
+
+
 def _sync_folder(path: str) -> None:
     """Make a rename durable; some file systems refuse to sync a folder, which loses nothing but that."""
     with suppress(OSError):
@@ -193,14 +209,16 @@ class Folder:
         folder, base = path.rsplit("/", 1)
         rename = self.url.split("://", 1)[0] not in OBJECT_STORES
         target = f"{folder}/{TEMP_PREFIX}{uuid.uuid4().hex}-{base[:80]}" if rename else path
-        if rename:
-            fs.makedirs(folder, exist_ok=True)
-        file = fs.open(target, "wb")
+        with _explained(self.join(name)):
+            if rename:
+                fs.makedirs(folder, exist_ok=True)
+            file = fs.open(target, "wb")
         try:
             yield cast(BinaryIO, file)
-            file.close()
-            if rename:
-                fs.mv(target, path)
+            with _explained(self.join(name)):
+                file.close()
+                if rename:
+                    fs.mv(target, path)
         except BaseException:
             if rename:
                 file.close()

@@ -1,0 +1,359 @@
+"""Finding files, inferring columns, cutting into parts, reading parts."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import pickle
+import tracemalloc
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import zstandard
+
+from malmoi.pipeline.columns import original_name, travelling_name
+from malmoi.pipeline.errors import ChangedError, SourceError
+from malmoi.pipeline.recipe import Source
+from malmoi.pipeline.sources import Part, Piece, find_files, infer_extras, read_part, split_parts
+
+RECORDS = [
+    {
+        "id": f"d{i}",
+        "text": f"{i} 말모이 漢字 \U0001f600\n" * (i % 7),
+        "n": i,
+        "lang": None if i % 3 else "ko",
+    }
+    for i in range(300)
+]
+
+
+def jsonl(records=RECORDS):
+    return b"".join(json.dumps(record).encode() + b"\n" for record in records)
+
+
+def lay(folder, **files):
+    """Write files; `a__b_jsonl` becomes a/b.jsonl."""
+    for name, data in files.items():
+        path = folder / name.replace("__", "/").replace("_", ".")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+
+
+def made(path, **fields):
+    return Source(name="web", path=(str(path),) if not isinstance(path, tuple) else path, **fields)
+
+
+def names(source, base="/"):
+    return [file.relpath for file in find_files(source, base)]
+
+
+def read(source, base="/", part_bytes=10**9, **limits):
+    files = find_files(source, str(base))
+    extras = infer_extras(source, files)
+    tables, bad = [], []
+    for part in split_parts(source, files, part_bytes):
+        for batch in read_part(part, source, extras, **limits):
+            tables.append(batch.table)
+            bad += batch.quarantine.to_pylist()
+    return pa.concat_tables(tables) if tables else None, bad
+
+
+@pytest.fixture
+def tree(tmp_path):
+    lay(
+        tmp_path,
+        a_jsonl=jsonl(),
+        b__c_jsonl_zst=zstandard.compress(jsonl()),
+        b__d_JSON_gz=gzip.compress(jsonl()),
+        b__e_ndjson=jsonl(),
+        README_md=b"# read me",
+        b___temporary__f_jsonl=jsonl(),
+        b__g_jsonl_tmp=jsonl(),
+    )
+    (tmp_path / "_SUCCESS").write_bytes(b"")
+    (tmp_path / ".hidden.jsonl").write_bytes(b"")
+    pq.write_table(pa.Table.from_pylist(RECORDS), tmp_path / "b" / "h.parquet")
+    return tmp_path
+
+
+ALL = ["a.jsonl", "b/c.jsonl.zst", "b/d.JSON.gz", "b/e.ndjson", "b/h.parquet"]
+
+
+def test_a_folder_is_walked(tree):
+    files = find_files(made(tree), "/")
+    assert [file.relpath for file in files] == ALL
+    assert [file.compression for file in files] == ["", "zstd", "gzip", "", ""]
+    assert [file.format for file in files] == ["jsonl"] * 4 + ["parquet"]
+    assert files[0].url == f"{tree}/a.jsonl"
+    assert pickle.loads(pickle.dumps(files)) == files
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("a.jsonl", ["a.jsonl"]),
+        ("b", ["c.jsonl.zst", "d.JSON.gz", "e.ndjson", "h.parquet"]),
+        ("./b/", ["c.jsonl.zst", "d.JSON.gz", "e.ndjson", "h.parquet"]),
+        ("*.jsonl", ["a.jsonl"]),
+        ("*", ALL),
+        ("**/*.zst", ["b/c.jsonl.zst"]),
+        ("b/[cd].*", ["c.jsonl.zst", "d.JSON.gz"]),
+        ("?/e*", ["b/e.ndjson"]),
+        (("a.jsonl", "b/e.ndjson"), ["a.jsonl", "e.ndjson"]),
+        (("a.jsonl", "*.jsonl", "."), ALL),
+    ],
+)
+def test_paths_and_globs(tree, path, expected):
+    path = (path,) if isinstance(path, str) else path
+    assert names(made(path), str(tree)) == expected
+
+
+def test_names_stay_apart(tmp_path):
+    lay(tmp_path, x__data__0_jsonl=b"", y__data__0_jsonl=b"", y__more__0_jsonl=b"")
+    assert names(made(("x/data", "y/more")), str(tmp_path)) == ["data/0.jsonl", "more/0.jsonl"]
+    assert names(made(("x/data", "y/data")), str(tmp_path)) == ["x/data/0.jsonl", "y/data/0.jsonl"]
+
+
+def test_home_and_format(tree, monkeypatch):
+    monkeypatch.setenv("HOME", str(tree))
+    assert names(made("~/a.jsonl")) == ["a.jsonl"]
+    assert names(made(tree, format="parquet")) == ["b/h.parquet"]
+    assert names(made(tree, format="jsonl")) == ALL[:-1]
+    lay(tree, odd_txt=jsonl())
+    assert names(made(tree / "odd.txt", format="jsonl")) == ["odd.txt"]
+    assert names(made(tree / "*.txt", format="jsonl")) == ["odd.txt"]
+
+
+def test_a_loop_of_links_ends(tree):
+    (tree / "b" / "again").symlink_to(tree)
+    assert len(names(made(tree))) == 5
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("a.json", r"web: a.json: nothing there; did you mean a.jsonl in"),
+        ("bb/c.jsonl", r"nothing there; did you mean b in"),
+        ("x/*.jsonl", r"nothing there; .* holds README.md, _SUCCESS, a.jsonl, b"),
+        ("README.md", r"web: README.md: unknown kind of file; known: .jsonl"),
+        ("*.md", r"no file of a known kind \(there: README.md\)"),
+        ("nosuch://x/y", r"nosuch"),
+    ],
+)
+def test_what_is_wrong_is_named(tree, path, expected):
+    with pytest.raises(SourceError, match=expected):
+        find_files(made((path,)), str(tree))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_an_unreadable_file(tree):
+    (tree / "a.jsonl").chmod(0)
+    with pytest.raises(SourceError, match=r"a.jsonl: cannot be read \(Permission denied\)"):
+        find_files(made(tree), "/")
+
+
+def test_a_file_that_the_system_refuses(tree, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("malmoi.pipeline.files.open_input", refuse)
+    with pytest.raises(SourceError, match=r"web: .*cannot be read \(Permission denied\); check"):
+        find_files(made(tree / "a.jsonl"), "/")
+
+
+def test_extras(tree):
+    extras = infer_extras(made(tree), find_files(made(tree), "/"))
+    assert extras == pa.schema(
+        [("input_id", pa.large_string()), ("n", pa.int64()), ("lang", pa.large_string())]
+    )
+    with_id = made(tree, id="id")
+    assert infer_extras(with_id, find_files(with_id, "/")).names == ["n", "lang"]
+
+
+def test_types_are_unified(tmp_path):
+    lines = [
+        {"text": "", "a": 1, "b": 1, "c": None, "d": True, "e": 1, "f": {"x": 1}, "g": "s", "drop": 1},
+        {"text": "", "a": 1.5, "b": "x", "c": None, "d": None, "e": True, "f": "s", "g": None, "meta.url": 1},
+        {"text": "", "a": 2**70, "h": 2**70, "source": "mine", "input_source": "theirs"},
+    ]
+    lay(tmp_path, a_jsonl=b"garbage\n" + jsonl(lines[:2]), b_jsonl=jsonl(lines[2:]))
+    source = made(tmp_path)
+    extras = infer_extras(source, find_files(source, "/"))
+    text = pa.large_string()
+    assert {field.name: field.type for field in extras} == {
+        "a": text,
+        "b": text,
+        "c": text,
+        "d": pa.bool_(),
+        "e": text,
+        "f": text,
+        "g": text,
+        "h": text,
+        "input_drop": pa.int64(),
+        "input_meta.url": pa.int64(),
+        "input_source": text,
+        "input_input_source": text,
+    }
+    rows, bad = read(source)
+    assert [row["reason"] for row in bad] == ["quarantine.bad_json"]
+    assert rows["a"].to_pylist() == ["1", "1.5", str(2**70)]
+    assert rows["f"].to_pylist() == ['{"x": 1}', "s", None]
+    assert rows["input_source"].to_pylist() == [None, None, "mine"]
+    assert rows["input_input_source"].to_pylist() == [None, None, "theirs"]
+
+
+def test_names_go_there_and_back():
+    for name in ("a", "id", "input_id", "input_input_id", "a.b", "input_a", "input_a.b", "inputs", ""):
+        assert original_name(travelling_name(name)) == name
+    assert travelling_name("input_a") == "input_a"
+
+
+@pytest.mark.parametrize(
+    ("data", "fields", "expected"),
+    [
+        (jsonl([{"txt": "a"}]), {}, r"no column 'text'; did you mean text: txt\? \(columns: txt\)"),
+        (jsonl([{"text": "a", "uid": 1}]), {"id": "url"}, r"no column 'url'; .*\(columns: text, uid\)"),
+        (b'[{"text": "a"},\n{"text": "b"}]', {}, r"a JSON array: .* jq -c"),
+        (b"text\na\n", {}, r"no record in its first lines; want one JSON object a line"),
+    ],
+)
+def test_columns_that_are_missing(tmp_path, data, fields, expected):
+    lay(tmp_path, a_jsonl=data)
+    source = made(tmp_path, **fields)
+    with pytest.raises(SourceError, match=expected):
+        infer_extras(source, find_files(source, "/"))
+
+
+@pytest.mark.parametrize(
+    ("columns", "fields", "expected"),
+    [
+        ({"content": ["a"]}, {}, r"a.parquet: no column 'text'; name it with `text` \(columns: content\)"),
+        ({"text": [1]}, {}, r"column text holds int64, not text"),
+        ({"text": ["a"]}, {"id": "key"}, r"no column 'key'"),
+    ],
+)
+def test_parquet_columns_that_are_missing(tmp_path, columns, fields, expected):
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    source = made(tmp_path, **fields)
+    with pytest.raises(SourceError, match=expected):
+        infer_extras(source, find_files(source, "/"))
+
+
+def test_a_broken_parquet_file(tmp_path):
+    lay(tmp_path, a_parquet=b"PAR1 not really")
+    source = made(tmp_path)
+    files = find_files(source, "/")
+    for check in (infer_extras, lambda source, files: split_parts(source, files, 1)):
+        with pytest.raises(SourceError, match=r"a.parquet: not a"):
+            check(source, files)
+
+
+def test_nothing_in_the_files(tmp_path):
+    lay(tmp_path, a_jsonl=b"", b_jsonl=b"\n\n", c_jsonl_zst=zstandard.compress(b""), d_jsonl_gz=b"")
+    rows, bad = read(made(tmp_path))
+    assert (rows, bad) == (None, [])
+
+
+def test_one_record_larger_than_the_sample(tmp_path):
+    lay(tmp_path, a_jsonl=jsonl([{"text": "가" * 300_000, "n": 1}, {"text": "", "m": 1}]))
+    assert infer_extras(made(tmp_path), find_files(made(tmp_path), "/")).names == ["n", "m"]
+
+
+@pytest.mark.parametrize("part_bytes", [997, 5000, 20_000, 10**9])
+def test_parts_hold_every_record_once(tree, part_bytes):
+    whole, _ = read(made(tree))
+    parted, bad = read(made(tree), part_bytes=part_bytes)
+    assert bad == []
+    assert parted.num_rows == 5 * 300
+    assert parted.combine_chunks().equals(whole.combine_chunks())
+
+
+def test_parts_are_even_and_joined(tree):
+    source = made(tree)
+    files = find_files(source, "/")
+    size = files[0].size
+    parts = split_parts(source, files, size // 3, first=10)
+    assert [part.index for part in parts] == list(range(10, 10 + len(parts)))
+    assert parts[0].pieces == (Piece(files[0], 0, size // 4),)
+    compressed = [piece for part in parts for piece in part.pieces if piece.file.compression]
+    assert compressed == [Piece(files[1], 0, -1), Piece(files[2], 0, -1)]
+    assert len(split_parts(source, files, 10**9)) == 1
+    for part in parts:
+        assert Part.from_json(part.to_json()) == part
+        assert pickle.loads(pickle.dumps(part)) == part
+
+
+@pytest.mark.parametrize("batch_rows", [1, 2, 7, 299, 5000])
+@pytest.mark.parametrize("batch_bytes", [1, 3000, 10**7])
+def test_batches_change_nothing(tree, batch_rows, batch_bytes):
+    lay(tree, z_jsonl=b'{"text":"a"}\nbad\n{"text":"b"}\nbad\n' * 5)
+    source = made(tree, id=None)
+    whole, bad = read(source)
+    cut, cut_bad = read(source, batch_rows=batch_rows, batch_bytes=batch_bytes)
+    assert cut.combine_chunks().equals(whole.combine_chunks())
+    assert cut_bad == bad
+    assert len(bad) == 10
+    assert cut["text"].num_chunks >= whole.num_rows // batch_rows
+
+
+def test_values(tree):
+    rows, _ = read(made(tree / "b" / "c.jsonl.zst", id="id"))
+    assert rows.to_pylist() == [
+        {
+            "id": record["id"],
+            "source": "web",
+            "text": record["text"],
+            "n": record["n"],
+            "lang": record["lang"],
+        }
+        for record in RECORDS
+    ]
+
+
+def test_the_offset_is_the_id(tree):
+    rows, _ = read(made(tree / "b" / "d.JSON.gz"))
+    offset = int(rows["id"][7].as_py().removeprefix("d.JSON.gz#"))
+    assert json.loads(jsonl()[offset:].split(b"\n")[0]) == RECORDS[7]
+
+
+@pytest.mark.parametrize("change", ["gone", "longer", "first byte", "middle", "last byte"])
+def test_a_changed_file_is_refused(tmp_path, change):
+    data = bytearray(jsonl() * 10)
+    lay(tmp_path, a_jsonl=data)
+    source = made(tmp_path)
+    files = find_files(source, "/")
+    part = split_parts(source, files, 10**9)[0]
+    if change == "gone":
+        (tmp_path / "a.jsonl").unlink()
+    else:
+        place = {"first byte": 0, "middle": len(data) * 8 // 17, "last byte": -1, "longer": 0}[change]
+        data[place] ^= change != "longer"
+        lay(tmp_path, a_jsonl=data + b"\n" * (change == "longer"))
+    with pytest.raises(ChangedError, match=r"a.jsonl: (is gone|has changed) since"):
+        list(read_part(part, source, pa.schema([])))
+
+
+def test_the_fingerprint_is_of_the_content(tmp_path):
+    lay(tmp_path, a__x_jsonl=jsonl(), b__y_jsonl=jsonl(), c__x_jsonl=jsonl(RECORDS[1:]))
+    os.utime(tmp_path / "a" / "x.jsonl", (1, 1))
+    marks = [file.fingerprint for file in find_files(made(tmp_path), "/")]
+    assert marks[0] == marks[1] != marks[2]
+
+
+def test_memory_is_bounded(tmp_path):
+    line = json.dumps({"text": "a" * 2000}).encode() + b"\n"
+    lay(tmp_path, a_jsonl_zst=zstandard.compress(line * 50_000))
+    source = made(tmp_path)
+    part = split_parts(source, find_files(source, "/"), 10**9)[0]
+    before = pa.total_allocated_bytes()
+    tracemalloc.start()
+    rows = 0
+    for batch in read_part(part, source, pa.schema([]), batch_bytes=2**20):
+        rows += batch.table.num_rows
+        assert pa.total_allocated_bytes() - before < 20 * 2**20
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert rows == 50_000
+    assert peak < 20 * 2**20

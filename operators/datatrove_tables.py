@@ -1,0 +1,151 @@
+"""Tables of datatrove's English words as arrays that a numba kernel can take, and the hashes that index them.
+
+A string is hashed as a polynomial over its UTF-8 bytes modulo 2**64 (`h = h * BASE + byte + 1`), so the
+hash of a concatenation follows from the hashes of its parts. Tables are open addressing, indexed by the
+mixed hash.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from .kernel import kernel
+
+SPACE, ALPHA, LOWER, UPPER, PREFIX, SUFFIX, QUOTE, DOT_BEFORE, CURRENCY, ICON = (
+    1 << bit for bit in range(10)
+)
+IS_ALPHA, SYMBOL, PUNCTUATION, SENTENCE_END, TERMINAL, WORD, DIGIT, HOST, LINE_BREAK = (
+    1 << bit for bit in range(10, 19)
+)
+MAX_SPECIAL_CHARS = 12
+MAX_SEQUENCE = 12
+BASE = np.uint64(0x9E3779B97F4A7C15)
+
+
+class Rules(NamedTuple):
+    """`block_index` uint16 [4352] and `blocks` uint32 [256 * n]: class bits of a code point in two stages.
+
+    `special_keys` uint64, `special_rows` int32: hash of a special case -> its row, -1 where a slot is empty;
+    row `r` has the pieces of `piece_chars[piece_first[r] : piece_first[r + 1]]` characters each.
+    `sequence_keys`, `sequence_kinds` uint8: hash of a run of tokens -> bit 0: longer runs exist, bit 1: a
+    special case spells so. `unit_keys`, `unit_used` uint8: units and currencies that split off after a digit.
+    """
+
+    block_index: np.ndarray
+    blocks: np.ndarray
+    special_keys: np.ndarray
+    special_rows: np.ndarray
+    piece_first: np.ndarray
+    piece_chars: np.ndarray
+    sequence_keys: np.ndarray
+    sequence_kinds: np.ndarray
+    unit_keys: np.ndarray
+    unit_used: np.ndarray
+
+
+@kernel
+def mix(h: int) -> int:
+    """The finaliser of MurmurHash3, 64 bits."""
+    h = np.uint64(h)
+    h = np.uint64(np.uint64(h ^ (h >> np.uint64(33))) * np.uint64(0xFF51AFD7ED558CCD))
+    h = np.uint64(np.uint64(h ^ (h >> np.uint64(33))) * np.uint64(0xC4CEB9FE1A85EC53))
+    return np.uint64(h ^ (h >> np.uint64(33)))
+
+
+@kernel
+def hash_bytes(data: np.ndarray, start: int, end: int) -> int:
+    h = np.uint64(0)
+    for i in range(start, end):
+        h = np.uint64(np.uint64(h * BASE) + np.uint64(data[i]) + np.uint64(1))
+    return h
+
+
+@kernel
+def find_key(keys: np.ndarray, used: np.ndarray, empty: int, h: int) -> int:
+    """The slot of hash `h`, or -1."""
+    mask = np.uint64(keys.size - 1)
+    slot = np.uint64(mix(h) & mask)
+    while used[slot] != empty:
+        if keys[slot] == h:
+            return np.int64(slot)
+        slot = np.uint64(np.uint64(slot + np.uint64(1)) & mask)
+    return -1
+
+
+@kernel
+def chain(h: int, token: int) -> int:
+    """The hash of a run of tokens with one token more."""
+    return mix(np.uint64(np.uint64(h * np.uint64(3)) + np.uint64(token)))
+
+
+def text_hash(text: str) -> int:
+    """`hash_bytes` of the text in UTF-8."""
+    data = np.frombuffer(text.encode(), dtype=np.uint8)
+    return int(hash_bytes(data, 0, data.size))
+
+
+def table_of(entries: dict[int, int], empty: int, dtype: type) -> tuple[np.ndarray, np.ndarray]:
+    """Keys (uint64) and values of an open-addressing table for `find_key`; `empty` marks a free slot."""
+    size = 1 << (4 * len(entries)).bit_length()
+    keys, values = np.zeros(size, np.uint64), np.full(size, empty, dtype)
+    for key, value in entries.items():
+        slot = int(mix(np.uint64(key))) & (size - 1)
+        while values[slot] != empty:
+            slot = (slot + 1) & (size - 1)
+        keys[slot], values[slot] = key, value
+    return keys, values
+
+
+def _sequence_kinds(sequences: list[str]) -> dict[int, int]:
+    kinds: dict[int, int] = {}
+    for sequence in sequences:
+        tokens = sequence.split("\0")
+        h = 0
+        for place, token in enumerate(tokens):
+            h = int(chain(np.uint64(h), np.uint64(text_hash(token))))
+            kinds[h] = kinds.get(h, 0) | (2 if place == len(tokens) - 1 else 1)
+    return kinds
+
+
+@cache
+def english_rules() -> Rules:
+    """The tables, read once per process from datatrove_words.npz."""
+    with np.load(Path(__file__).with_name("datatrove_words.npz")) as stored:
+        pieces = [special.split("\0") for special in stored["specials"].tolist()]
+        specials = {text_hash("".join(row)): place for place, row in enumerate(pieces)}
+        units = {text_hash(unit): 1 for unit in stored["units"].tolist()}
+        kinds = _sequence_kinds(stored["sequences"].tolist())
+        return Rules(
+            stored["block_index"],
+            stored["blocks"],
+            *table_of(specials, -1, np.int32),
+            np.cumsum([0, *(len(row) for row in pieces)]).astype(np.int32),
+            np.array([len(piece) for row in pieces for piece in row], np.int32),
+            *table_of(kinds, 0, np.uint8),
+            *table_of(units, 0, np.uint8),
+        )
+
+
+@kernel
+def decode(data: np.ndarray, at: int) -> tuple[int, int]:
+    """Code point and its length in bytes; the bytes are valid UTF-8."""
+    b = np.uint32(data[at])
+    if b < 0x80:
+        return b, 1
+    low = np.uint32(data[at + 1]) & np.uint32(0x3F)
+    if b < 0xE0:
+        return ((b & np.uint32(0x1F)) << np.uint32(6)) | low, 2
+    low = (low << np.uint32(6)) | (np.uint32(data[at + 2]) & np.uint32(0x3F))
+    if b < 0xF0:
+        return ((b & np.uint32(0x0F)) << np.uint32(12)) | low, 3
+    low = (low << np.uint32(6)) | (np.uint32(data[at + 3]) & np.uint32(0x3F))
+    return ((b & np.uint32(0x07)) << np.uint32(18)) | low, 4
+
+
+@kernel
+def class_of(rules: Rules, cp: int) -> int:
+    return rules.blocks[np.int64(rules.block_index[cp >> 8]) * 256 + np.int64(cp & 255)]

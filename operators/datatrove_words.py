@@ -1,0 +1,383 @@
+"""The English words of datatrove 0.10.1, for the parity mode of the quality rules.
+
+datatrove splits English with `spacy.blank("en")` (3.8) and counts sentences with spaCy's `sentencizer`.
+This file computes the same segmentation over UTF-8 bytes: white space cuts chunks; of each chunk prefixes
+and suffixes are peeled off, special cases ("don't", "a.m.", ":-)") are looked up whole, URLs stay whole,
+the rest is cut at infixes; at the end runs of tokens that spell a special case are joined again. The tables
+come from datatrove_words.npz, made by benchmarks/make_datatrove_words.py from the libraries themselves (its
+array `notice` holds their licences).
+
+What is covered: every rule of the tokenizer. What is not: a text of 2**30 characters and more (spaCy
+refuses it), and code points that a Unicode newer than the tables' has reclassified.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import NamedTuple
+
+import numpy as np
+
+from .analysis import TextBatch
+from .datatrove_affixes import Chunk, find_infix, find_prefix, find_suffix, new_chunk
+from .datatrove_tables import (
+    MAX_SEQUENCE,
+    MAX_SPECIAL_CHARS,
+    SPACE,
+    Rules,
+    chain,
+    class_of,
+    decode,
+    english_rules,
+    find_key,
+    hash_bytes,
+)
+from .datatrove_url import is_url
+from .kernel import kernel
+
+
+class Tokens(NamedTuple):
+    """Arrays of one length: byte `start` int64, `size` int32 in bytes, `chars` int32, `hash` uint64,
+    `space` uint8.
+    """
+
+    start: np.ndarray
+    size: np.ndarray
+    chars: np.ndarray
+    hash: np.ndarray
+    space: np.ndarray
+
+
+class Words(NamedTuple):
+    """Words of document `i` are `first[i]:first[i + 1]` of `tokens`; `first` int64 [documents + 1]."""
+
+    first: np.ndarray
+    tokens: Tokens
+
+
+def new_tokens(capacity: int) -> Tokens:
+    return Tokens(
+        np.empty(capacity, np.int64),
+        np.empty(capacity, np.int32),
+        np.empty(capacity, np.int32),
+        np.empty(capacity, np.uint64),
+        np.empty(capacity, np.uint8),
+    )
+
+
+@kernel
+def _emit(out: Tokens, n: int, data: np.ndarray, start: int, end: int, chars: int) -> int:
+    """Append a token; beyond the capacity only the count goes on."""
+    if n < out.start.size:
+        out.start[n] = start
+        out.size[n] = end - start
+        out.chars[n] = chars
+        out.hash[n] = hash_bytes(data, start, end)
+        out.space[n] = 0
+    return n + 1
+
+
+@kernel
+def _emit_special(out: Tokens, n: int, data: np.ndarray, start: int, rules: Rules, row: int) -> int:
+    for place in range(rules.piece_first[row], rules.piece_first[row + 1]):
+        chars = rules.piece_chars[place]
+        end = start
+        for _ in range(chars):
+            end += 1
+            while end < data.size and (data[end] & 0xC0) == 0x80:
+                end += 1
+        n = _emit(out, n, data, start, end, chars)
+        start = end
+    return n
+
+
+@kernel
+def _special(data: np.ndarray, at: np.ndarray, a: int, b: int, rules: Rules) -> int:
+    """Row of the special case that characters [a, b) of the chunk spell, or -1."""
+    if b - a > MAX_SPECIAL_CHARS:
+        return -1
+    slot = find_key(rules.special_keys, rules.special_rows, -1, hash_bytes(data, at[a], at[b]))
+    return -1 if slot < 0 else rules.special_rows[slot]
+
+
+@kernel
+def _cut_infixes(out: Tokens, n: int, data: np.ndarray, chunk: Chunk, a: int, b: int) -> int:
+    start = i = a
+    while i < b:
+        length = find_infix(chunk, i, a, b)
+        if length == 0:
+            i += 1
+            continue
+        if i > a:  # spaCy leaves an infix at the very beginning with what follows it
+            if i > start:
+                n = _emit(out, n, data, chunk.at[start], chunk.at[i], i - start)
+            n = _emit(out, n, data, chunk.at[i], chunk.at[i + length], length)
+            start = i + length
+        i += length
+    if start < b:
+        n = _emit(out, n, data, chunk.at[start], chunk.at[b], b - start)
+    return n
+
+
+@kernel
+def _cut_chunk(out: Tokens, n: int, data: np.ndarray, chunk: Chunk, b: int, rules: Rules) -> int:  # noqa: C901
+    """Tokens of the chunk's characters [0, b)."""
+    at = chunk.at
+    a = suffixes = last = 0
+    while b > a and b - a != last:
+        if _special(data, at, a, b, rules) >= 0:
+            break
+        last = b - a
+        pre = find_prefix(chunk, a, b)
+        if pre and a + pre < b and _special(data, at, a + pre, b, rules) >= 0:
+            n = _emit(out, n, data, at[a], at[a + pre], pre)
+            a += pre
+            break
+        suf = find_suffix(data, chunk, a + pre, b, rules)
+        if suf and b - suf > a and _special(data, at, a, b - suf, rules) >= 0:
+            pre = 0
+            last = -1
+        if pre:
+            n = _emit(out, n, data, at[a], at[a + pre], pre)
+            a += pre
+        if suf:
+            chunk.suffix[suffixes] = suf
+            suffixes += 1
+            b -= suf
+        if last < 0:
+            break
+    if b > a:
+        row = _special(data, at, a, b, rules)
+        if row >= 0:
+            n = _emit_special(out, n, data, at[a], rules, row)
+        elif is_url(chunk.cp, chunk.cls, a, b):
+            n = _emit(out, n, data, at[a], at[b], b - a)
+        else:
+            n = _cut_infixes(out, n, data, chunk, a, b)
+    for place in range(suffixes - 1, -1, -1):
+        suf = chunk.suffix[place]
+        n = _emit(out, n, data, at[b], at[b + suf], suf)
+        b += suf
+    return n
+
+
+@kernel
+def _letters(data: np.ndarray, p: int, end: int) -> int:
+    """End of the run of ASCII letters at `p` if white space or the end of the text follows, else `p`."""
+    q = p
+    while q < end and 97 <= (data[q] | 32) <= 122:
+        q += 1
+    if q == end or data[q] == 32 or 9 <= data[q] <= 13:
+        return q
+    return p
+
+
+@kernel
+def _cut(out: Tokens, data: np.ndarray, begin: int, end: int, rules: Rules, chunk: Chunk) -> int:  # noqa: C901
+    """Tokens of the text [begin, end) before runs are joined, white space tokens among them."""
+    n = 0
+    p = begin
+    while p < end:
+        q = _letters(data, p, end)
+        if q > p:
+            row = -1
+            if q - p <= MAX_SPECIAL_CHARS:
+                slot = find_key(rules.special_keys, rules.special_rows, -1, hash_bytes(data, p, q))
+                row = -1 if slot < 0 else rules.special_rows[slot]
+            n = _emit_special(out, n, data, p, rules, row) if row >= 0 else _emit(out, n, data, p, q, q - p)
+            p = q
+            continue
+        size = 0
+        q = p
+        while q < end:
+            cp, length = decode(data, q)
+            cls = class_of(rules, cp)
+            if cls & SPACE:
+                break
+            chunk.cp[size], chunk.cls[size], chunk.at[size] = cp, cls, q
+            size += 1
+            q += length
+        if size:
+            chunk.at[size] = q
+            n = _cut_chunk(out, n, data, chunk, size, rules)
+        p = q
+        chars = 0
+        while q < end:
+            cp, length = decode(data, q)
+            if not class_of(rules, cp) & SPACE:
+                break
+            q += length
+            chars += 1
+        if p > begin and p < q and data[p] == 32:
+            p += 1
+            chars -= 1
+        if p < q:
+            n = _emit(out, n, data, p, q, chars)
+            if n <= out.space.size:
+                out.space[n - 1] = 1
+        p = q
+    return n
+
+
+@kernel
+def _runs_at(tokens: Tokens, i: int, n: int, rules: Rules) -> int:
+    """Bit L is set if the L tokens from `i` on are those of a special case."""
+    h = np.uint64(0)
+    runs = 0
+    for j in range(i, min(n, i + MAX_SEQUENCE)):
+        h = np.uint64(chain(h, tokens.hash[j]))
+        slot = find_key(rules.sequence_keys, rules.sequence_kinds, 0, h)
+        if slot < 0:
+            break
+        kind = rules.sequence_kinds[slot]
+        if kind & 2:
+            runs |= 1 << (j - i + 1)
+        if not kind & 1:
+            break
+    return runs
+
+
+@kernel
+def _find_joins(tokens: Tokens, n: int, rules: Rules, joins: np.ndarray) -> bool:
+    """Fill `joins` int32 [2, n + 1]: row 0 gets the length of the run to join at each token. False: there
+    is none.
+
+    As in spaCy, longer runs first, then those further left; a run is taken if neither of its ends lies in a
+    run that was looked at before, taken or not.
+    """
+    places = 0
+    for i in range(n):
+        runs = _runs_at(tokens, i, n, rules)
+        if runs:
+            joins[0, places], joins[1, places] = i, runs
+            places += 1
+    if places == 0:
+        return False
+    taken = np.zeros(n, np.int32)
+    seen = np.zeros(n, np.bool_)
+    for length in range(MAX_SEQUENCE, 0, -1):
+        for place in range(places):
+            if joins[1, place] >> length & 1:
+                i = joins[0, place]
+                if not seen[i] and not seen[i + length - 1]:
+                    taken[i] = length
+                seen[i : i + length] = True
+    joins[0, :n] = taken
+    return True
+
+
+@kernel
+def _join(
+    out: Tokens,
+    k: int,
+    data: np.ndarray,
+    raw: Tokens,
+    n: int,
+    rules: Rules,
+    joins: np.ndarray,
+    keep_space: bool,
+) -> int:
+    """Append the first `n` tokens of `raw` to `out` from `k` on, runs that spell a special case joined."""
+    any_join = _find_joins(raw, n, rules, joins)
+    i = 0
+    while i < n:
+        length = joins[0, i] if any_join else 0
+        if length:
+            end = raw.start[i + length - 1] + raw.size[i + length - 1]
+            touching = True
+            for j in range(i, i + length - 1):
+                touching &= raw.start[j] + raw.size[j] == raw.start[j + 1]
+            slot = -1
+            if touching:
+                spelled = hash_bytes(data, raw.start[i], end)
+                slot = find_key(rules.special_keys, rules.special_rows, -1, spelled)
+            if slot >= 0:
+                k = _emit_special(out, k, data, raw.start[i], rules, rules.special_rows[slot])
+                i += length
+                continue
+        if keep_space or not raw.space[i]:
+            if k < out.start.size:
+                out.start[k], out.size[k], out.chars[k] = raw.start[i], raw.size[i], raw.chars[i]
+                out.hash[k], out.space[k] = raw.hash[i], raw.space[i]
+            k += 1
+        i += 1
+    return k
+
+
+@kernel
+def tokenize(
+    out: Tokens,
+    k: int,
+    data: np.ndarray,
+    begin: int,
+    end: int,
+    rules: Rules,
+    chunk: Chunk,
+    raw: Tokens,
+    joins: np.ndarray,
+    keep_space: bool,
+) -> int:
+    """Append the tokens of the text [begin, end) to `out` from `k` on; -1 where scratch is too small.
+
+    `chunk` holds the longest run without white space plus one, `raw` and `joins` one more than the tokens.
+    """
+    n = _cut(raw, data, begin, end, rules, chunk)
+    if n >= raw.start.size:
+        return -1
+    return _join(out, k, data, raw, n, rules, joins, keep_space)
+
+
+@kernel
+def longest_chunk(data: np.ndarray) -> int:
+    """Bytes of the longest run without a space, tab or newline."""
+    longest = run = 0
+    for i in range(data.size):
+        run = 0 if data[i] == 32 or 9 <= data[i] <= 13 else run + 1
+        longest = max(longest, run)
+    return longest
+
+
+@kernel
+def _tokenize_all(
+    data: np.ndarray,
+    offsets: np.ndarray,
+    rules: Rules,
+    out: Tokens,
+    first: np.ndarray,
+    chunk: Chunk,
+    raw: Tokens,
+    joins: np.ndarray,
+) -> int:
+    k = 0
+    for doc in range(offsets.size - 1):
+        first[doc] = k
+        k = tokenize(out, k, data, offsets[doc], offsets[doc + 1], rules, chunk, raw, joins, False)
+        if k < 0 or k > out.start.size:
+            return -1
+    first[offsets.size - 1] = k
+    return k
+
+
+_last = threading.local()
+
+
+def english_words(batch: TextBatch) -> Words:
+    """Words of each document as datatrove 0.10.1 splits them; kept until another batch comes (per thread)."""
+    known = getattr(_last, "words", None)
+    if known is not None and known[0] is batch:
+        return known[1]
+    offsets = batch.offsets
+    data = batch.data
+    longest = int(np.diff(offsets).max(initial=0))
+    chunk = new_chunk(longest_chunk(data) + 2)
+    first = np.empty(offsets.size, np.int64)
+    for bytes_per_token in (3, 1):
+        out = new_tokens(data.size // bytes_per_token + 256)
+        raw = new_tokens(longest // bytes_per_token + 256)
+        joins = np.empty((2, raw.start.size), np.int32)
+        count = _tokenize_all(data, offsets, english_rules(), out, first, chunk, raw, joins)
+        if count >= 0:
+            break
+    words = Words(first, Tokens(*(column[:count] for column in out)))
+    _last.words = (batch, words)
+    return words

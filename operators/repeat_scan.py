@@ -1,0 +1,266 @@
+"""Repeated lines, paragraphs and word n-grams of each document: the kernels behind the repetition rules.
+
+Each document gets a fresh open-addressing table by raising a stamp, in arrays that are reused. N-grams are
+found level by level: only a place whose n-gram occurs twice can begin an (n+1)-gram that occurs twice, so
+after bigrams ordinary text has few places left. Legend: D documents, W words of a document.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from .datatrove_tables import BASE, mix
+from .kernel import kernel
+
+TOP_SIZES = (2, 3, 4)
+DUPLICATE_SIZES = (5, 6, 7, 8, 9, 10)
+LARGEST = 10
+
+
+class Seen(NamedTuple):
+    """Open addressing by `hash & mask`; a slot belongs to the document if its stamp is the current one."""
+
+    keys: np.ndarray
+    stamps: np.ndarray
+    counts: np.ndarray
+    first: np.ndarray
+
+
+def new_seen(entries: int) -> Seen:
+    """Room for `entries` keys at a load of at most one half."""
+    size = 1 << max(4, (2 * int(entries)).bit_length())
+    return Seen(
+        np.empty(size, np.uint64),
+        np.zeros(size, np.uint32),
+        np.empty(size, np.int32),
+        np.empty(size, np.int32),
+    )
+
+
+@kernel
+def mask_for(entries: int) -> int:
+    """The mask of the smallest part of the table that `entries` keys fill at most half."""
+    size = 16
+    while size < 2 * entries:
+        size *= 2
+    return size - 1
+
+
+@kernel
+def see(seen: Seen, stamp: int, mask: int, h: int, place: int) -> int:
+    """Count key `h`, first seen at `place`; returns its slot."""
+    slot = np.int64(mix(h)) & mask
+    while seen.stamps[slot] == stamp:
+        if seen.keys[slot] == h:
+            seen.counts[slot] += 1
+            return slot
+        slot = (slot + 1) & mask
+    seen.stamps[slot], seen.keys[slot], seen.counts[slot], seen.first[slot] = stamp, h, 1, place
+    return slot
+
+
+@kernel
+def count_repeats(
+    first: np.ndarray, hashes: np.ndarray, chars: np.ndarray, seen: Seen, edges: bool
+) -> np.ndarray:
+    """int64 [4, D]: pieces, pieces seen before, chars of those, chars of all. Empty pieces do not count.
+
+    With `edges` an empty piece at the very beginning or end counts, as in `re.split("\\n+", text)`.
+    """
+    counts = np.zeros((4, first.size - 1), np.int64)
+    for doc in range(first.size - 1):
+        begin, end = first[doc], first[doc + 1]
+        mask = mask_for(end - begin)
+        stamp = np.uint32(doc + 1)
+        for i in range(begin, end):
+            if chars[i] == 0:
+                continue
+            counts[0, doc] += 1
+            counts[3, doc] += chars[i]
+            slot = see(seen, stamp, mask, hashes[i], i - begin)
+            if seen.counts[slot] > 1:
+                counts[1, doc] += 1
+                counts[2, doc] += chars[i]
+        if edges and end > begin:
+            empty = int(chars[begin] == 0) + int(end - begin > 1 and chars[end - 1] == 0)
+            counts[0, doc] += empty
+            counts[1, doc] += int(empty == 2)
+    return counts
+
+
+@kernel
+def _power(exponent: int) -> int:
+    result, base = np.uint64(1), np.uint64(BASE)
+    while exponent:
+        if exponent & 1:
+            result = np.uint64(result * base)
+        base = np.uint64(base * base)
+        exponent >>= 1
+    return result
+
+
+class Prefixes(NamedTuple):
+    """Over W words: sums of code points `chars`, byte sizes `bytes`, rolling hashes by word and by byte;
+    all [W + 1].
+    """
+
+    chars: np.ndarray
+    bytes: np.ndarray
+    by_word: np.ndarray
+    by_byte: np.ndarray
+
+
+class NGrams(NamedTuple):
+    """Scratch: places that may repeat and the slots of their n-grams, int32 [W]."""
+
+    places: np.ndarray
+    slots: np.ndarray
+
+
+def new_prefixes(words: int) -> Prefixes:
+    return Prefixes(
+        np.zeros(words + 1, np.int64),
+        np.zeros(words + 1, np.int64),
+        np.zeros(words + 1, np.uint64),
+        np.zeros(words + 1, np.uint64),
+    )
+
+
+@kernel
+def _fill(
+    prefixes: Prefixes,
+    hashes: np.ndarray,
+    chars: np.ndarray,
+    sizes: np.ndarray,
+    begin: int,
+    end: int,
+    native: bool,
+) -> None:
+    by_word = by_byte = np.uint64(0)
+    for i in range(begin, end):
+        w = i - begin
+        by_word = np.uint64(np.uint64(by_word * BASE) + mix(hashes[i]))
+        prefixes.by_word[w + 1] = by_word
+        prefixes.chars[w + 1] = prefixes.chars[w] + chars[i]
+        if not native:
+            by_byte = np.uint64(np.uint64(by_byte * _power(sizes[i])) + hashes[i])
+            prefixes.by_byte[w + 1] = by_byte
+            prefixes.bytes[w + 1] = prefixes.bytes[w] + sizes[i]
+
+
+@kernel
+def _hash_ngram(prefixes: Prefixes, i: int, n: int, power: int, concatenated: bool) -> int:
+    """Of words i..i+n: by words, or of the words' bytes joined without a space."""
+    if concatenated:
+        power = _power(prefixes.bytes[i + n] - prefixes.bytes[i])
+        return np.uint64(prefixes.by_byte[i + n] - np.uint64(prefixes.by_byte[i] * np.uint64(power)))
+    return np.uint64(prefixes.by_word[i + n] - np.uint64(prefixes.by_word[i] * np.uint64(power)))
+
+
+@kernel
+def _count_level(
+    prefixes: Prefixes,
+    grams: NGrams,
+    places: int,
+    words: int,
+    n: int,
+    concatenated: bool,
+    seen: Seen,
+    stamp: int,
+) -> int:
+    """Count the n-grams at the places; returns how many places still hold one."""
+    power = _power(n)
+    mask = mask_for(places)
+    kept = 0
+    for k in range(places):
+        i = grams.places[k]
+        if i + n > words:
+            break
+        h = _hash_ngram(prefixes, i, n, power, concatenated)
+        grams.slots[k] = see(seen, stamp, mask, h, i)
+        kept += 1
+    return kept
+
+
+@kernel
+def _top_chars(
+    prefixes: Prefixes, grams: NGrams, places: int, words: int, n: int, seen: Seen, native: bool
+) -> int:
+    """Chars of the most frequent n-gram times its count, the earliest of equals.
+
+    datatrove joins words with a space and takes an n-gram that occurs once where none occurs twice.
+    """
+    best = -1
+    for k in range(places):
+        slot = grams.slots[k]
+        if seen.counts[slot] > (1 if best < 0 else seen.counts[best]):
+            best = slot
+    if best < 0:
+        return 0 if native or words < n else prefixes.chars[n] + n - 1
+    i = seen.first[best]
+    length = prefixes.chars[i + n] - prefixes.chars[i]
+    return seen.counts[best] * (length if native else length + n - 1)
+
+
+@kernel
+def _duplicate_chars(prefixes: Prefixes, grams: NGrams, places: int, n: int, seen: Seen, native: bool) -> int:
+    """Chars of words in an n-gram that came before in the document, each word once.
+
+    datatrove goes on after a repeated n-gram behind it, so n-grams that begin inside one are not looked at.
+    """
+    total = covered = 0
+    for k in range(places):
+        slot, i = grams.slots[k], grams.places[k]
+        if seen.counts[slot] < 2 or (not native and i < covered):
+            continue
+        if native and seen.first[slot] == i:
+            continue
+        if not native and seen.first[slot] >= 0:
+            seen.first[slot] = -1  # the first one looked at
+            continue
+        total += prefixes.chars[i + n] - prefixes.chars[max(i, covered)]
+        covered = i + n
+    return total
+
+
+@kernel
+def repeated_ngrams(
+    first: np.ndarray,
+    hashes: np.ndarray,
+    chars: np.ndarray,
+    sizes: np.ndarray,
+    native: bool,
+    prefixes: Prefixes,
+    grams: NGrams,
+    seen: Seen,
+) -> np.ndarray:
+    """int64 [10, D]: row 0 chars of all words, row n - 1 chars of the top n-gram (n 2..4), of duplicates
+    (5..10).
+    """
+    result = np.zeros((LARGEST, first.size - 1), np.int64)
+    stamp = np.uint32(0)
+    for doc in range(first.size - 1):
+        begin, end = first[doc], first[doc + 1]
+        words = end - begin
+        _fill(prefixes, hashes, chars, sizes, begin, end, native)
+        result[0, doc] = prefixes.chars[words]
+        places = words
+        for i in range(words):
+            grams.places[i] = i
+        for n in range(2, LARGEST + 1):
+            stamp = np.uint32(stamp + np.uint32(1))
+            concatenated = n > 4 and not native
+            places = _count_level(prefixes, grams, places, words, n, concatenated, seen, stamp)
+            if n <= 4:
+                result[n - 1, doc] = _top_chars(prefixes, grams, places, words, n, seen, native)
+            else:
+                result[n - 1, doc] = _duplicate_chars(prefixes, grams, places, n, seen, native)
+            kept = 0
+            for k in range(places):
+                if seen.counts[grams.slots[k]] > 1:
+                    grams.places[kept] = grams.places[k]
+                    kept += 1
+            places = kept
+    return result

@@ -1,0 +1,127 @@
+"""Function words by language, and how many different ones a document holds.
+
+English: the eight of Gopher (Rae et al. 2021, A1.1). Korean: a word here is an eojeol, which carries its
+particles and endings as suffixes ("-는" stands for every longer eojeol that ends so), so bare morphemes
+would match nothing; the list is the frequent particles and endings, and function eojeol that stand alone.
+At most 64 per language.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+
+from .datatrove_tables import find_key, hash_bytes, table_of, text_hash
+from .kernel import kernel
+
+STOP_WORDS: dict[str, tuple[str, ...]] = {
+    "en": ("the", "be", "to", "of", "and", "that", "have", "with"),
+    "ko": (
+        *("-은", "-는", "-이", "-가", "-을", "-를", "-의", "-에", "-로", "-와", "-과", "-도", "-만"),
+        *("-에서", "-으로", "-까지", "-부터", "-에게", "-보다", "-처럼", "-한테"),
+        *("-다", "-고", "-요", "-한", "-하는", "-지만", "-면", "-서", "-게", "-지"),
+        *(
+            "그",
+            "이",
+            "수",
+            "것",
+            "및",
+            "등",
+            "또는",
+            "또",
+            "더",
+            "그리고",
+            "하지만",
+            "그러나",
+            "있는",
+            "같은",
+            "때",
+        ),
+    ),
+}
+LONGEST_SUFFIX = 6  # bytes: two syllables
+
+
+class StopTable(NamedTuple):
+    """Hash of a word or suffix, mixed with the place of its language -> its bit, -1 where a slot is empty."""
+
+    word_keys: np.ndarray
+    word_bits: np.ndarray
+    suffix_keys: np.ndarray
+    suffix_bits: np.ndarray
+    has_list: np.ndarray
+
+
+def _salt(key: int, place: int) -> int:
+    return (key + place * 0x9E3779B97F4A7C15) & (2**64 - 1)
+
+
+@cache
+def stop_table(languages: tuple[str, ...]) -> StopTable:
+    """The table for documents whose language is given as an index into `languages`."""
+    words: dict[int, int] = {}
+    suffixes: dict[int, int] = {}
+    for place, language in enumerate(languages):
+        for bit, entry in enumerate(STOP_WORDS.get(language, ())):
+            found = suffixes if entry.startswith("-") else words
+            found[_salt(text_hash(entry.removeprefix("-")), place)] = bit
+    has_list = np.array([language in STOP_WORDS for language in languages], np.bool_)
+    return StopTable(*table_of(words, -1, np.int8), *table_of(suffixes, -1, np.int8), has_list)
+
+
+@kernel
+def _lowered_hash(data: np.ndarray, start: int, end: int) -> int:
+    """`hash_bytes` of the word with ASCII letters in lower case."""
+    h = np.uint64(0)
+    for i in range(start, end):
+        b = np.uint64(data[i])
+        if 65 <= b <= 90:
+            b = np.uint64(b + np.uint64(32))
+        h = np.uint64(np.uint64(h * np.uint64(0x9E3779B97F4A7C15)) + b + np.uint64(1))
+    return h
+
+
+@kernel
+def count_stop_words(  # noqa: C901
+    data: np.ndarray,
+    first: np.ndarray,
+    start: np.ndarray,
+    end: np.ndarray,
+    lower: bool,
+    codes: np.ndarray,
+    stops: StopTable,
+) -> np.ndarray:
+    """float64 [documents]: different stop words of the document's language; NaN where the language has no
+    list.
+
+    `codes` int32 [documents]: the document's language as an index into the table's languages.
+    """
+    counts = np.full(first.size - 1, np.nan)
+    for doc in range(first.size - 1):
+        code = codes[doc]
+        if not stops.has_list[code]:
+            continue
+        salt = np.uint64(np.uint64(code) * np.uint64(0x9E3779B97F4A7C15))
+        found = np.uint64(0)
+        for w in range(first[doc], first[doc + 1]):
+            a, b = start[w], end[w]
+            if b - a <= 18:
+                h = _lowered_hash(data, a, b) if lower else hash_bytes(data, a, b)
+                slot = find_key(stops.word_keys, stops.word_bits, -1, np.uint64(h + salt))
+                if slot >= 0:
+                    found |= np.uint64(1) << np.uint64(stops.word_bits[slot])
+            if stops.suffix_keys.size > 8:
+                for length in range(3, LONGEST_SUFFIX + 1, 3):
+                    if b - a > length:
+                        h = np.uint64(hash_bytes(data, b - length, b) + salt)
+                        slot = find_key(stops.suffix_keys, stops.suffix_bits, -1, h)
+                        if slot >= 0:
+                            found |= np.uint64(1) << np.uint64(stops.suffix_bits[slot])
+        total = 0
+        while found:
+            found &= np.uint64(found - np.uint64(1))
+            total += 1
+        counts[doc] = total
+    return counts

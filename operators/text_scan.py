@@ -1,0 +1,152 @@
+"""Scans of raw UTF-8 that the quality rules share: lines with their first and last characters, symbols,
+phrases.
+
+Legend: D documents. All positions are bytes. White space, line breaks and terminal punctuation are those of
+the table in datatrove_tables.py (Python's `str.isspace` and `str.splitlines`, datatrove's
+`TERMINAL_PUNCTUATION`).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .datatrove_tables import LINE_BREAK, SPACE, TERMINAL, Rules, class_of, decode
+from .kernel import kernel
+
+BULLETS = "•-*·‣●○■□▪▫◦・∙"
+CLOSERS = "\"'’”»›」』）)]}〉》】〕＂＇］｝｣"
+
+
+def code_points(text: str) -> np.ndarray:
+    """uint32 code points of the characters."""
+    return np.array([ord(c) for c in text], np.uint32)
+
+
+@kernel
+def back(data: np.ndarray, end: int) -> int:
+    """Start of the character that ends before `end`."""
+    end -= 1
+    while (data[end] & 0xC0) == 0x80:
+        end -= 1
+    return end
+
+
+@kernel
+def strip(data: np.ndarray, start: int, end: int, rules: Rules) -> tuple[int, int]:
+    """[start, end) without white space at either end."""
+    while start < end:
+        cp, length = decode(data, start)
+        if not class_of(rules, cp) & SPACE:
+            break
+        start += length
+    while start < end:
+        place = back(data, end)
+        cp, _ = decode(data, place)
+        if not class_of(rules, cp) & SPACE:
+            break
+        end = place
+    return start, end
+
+
+@kernel
+def next_line(data: np.ndarray, start: int, end: int, rules: Rules, newline_only: bool) -> tuple[int, int]:
+    """End of the line that begins at `start`, and the start of the next one (after `\\n` or as
+    `str.splitlines`).
+    """
+    p = start
+    while p < end:
+        b = data[p]
+        if b == 10:
+            return p, p + 1
+        if newline_only or (b >= 32 and b < 0xC2):
+            p += 1
+            continue
+        cp, length = decode(data, p)
+        if class_of(rules, cp) & LINE_BREAK:
+            after = p + length
+            return p, after + 1 if b == 13 and after < end and data[after] == 10 else after
+        p += length
+    return end, end
+
+
+@kernel
+def _is_one_of(cp: int, chars: np.ndarray) -> bool:
+    for c in chars:  # noqa: SIM110 (numba compiles no generator)
+        if c == cp:
+            return True
+    return False
+
+
+@kernel
+def ends_with_ellipsis(data: np.ndarray, start: int, end: int) -> bool:
+    """The last character is an ellipsis, or the last three are full stops."""
+    if end - start < 3:
+        return False
+    if data[end - 1] == 46:
+        return data[end - 2] == 46 and data[end - 3] == 46
+    return data[end - 3] == 0xE2 and data[end - 2] == 0x80 and data[end - 1] == 0xA6
+
+
+@kernel
+def strip_closers(data: np.ndarray, start: int, end: int, closers: np.ndarray) -> int:
+    """The end without closing quotes and brackets."""
+    while start < end:
+        place = back(data, end)
+        cp, _ = decode(data, place)
+        if not _is_one_of(cp, closers):
+            break
+        end = place
+    return end
+
+
+@kernel
+def is_terminal(data: np.ndarray, start: int, end: int, rules: Rules) -> bool:
+    """The last character is terminal punctuation."""
+    if start >= end:
+        return False
+    cp, _ = decode(data, back(data, end))
+    return class_of(rules, cp) & TERMINAL != 0
+
+
+@kernel
+def line_shapes(
+    data: np.ndarray, offsets: np.ndarray, rules: Rules, bullets: np.ndarray, native: bool
+) -> np.ndarray:
+    """int64 [3, D]: lines, lines that begin with a bullet, lines that end in an ellipsis.
+
+    Native lines end at a newline and blank ones do not count; else lines are those of `str.splitlines`.
+    """
+    counts = np.zeros((3, offsets.size - 1), np.int64)
+    for doc in range(offsets.size - 1):
+        start, end = offsets[doc], offsets[doc + 1]
+        while start < end:
+            stop, following = next_line(data, start, end, rules, native)
+            a, b = strip(data, start, stop, rules)
+            start = following
+            if a == b:
+                counts[0, doc] += 0 if native else 1
+                continue
+            counts[0, doc] += 1
+            cp, _ = decode(data, a)
+            counts[1, doc] += _is_one_of(cp, bullets)
+            counts[2, doc] += ends_with_ellipsis(data, a, b)
+    return counts
+
+
+@kernel
+def count_symbols(data: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """int64 [2, D]: number signs; ellipses (three full stops, not overlapping, or the one character)."""
+    counts = np.zeros((2, offsets.size - 1), np.int64)
+    for doc in range(offsets.size - 1):
+        dots = 0
+        for p in range(offsets[doc], offsets[doc + 1]):
+            b = data[p]
+            dots = dots + 1 if b == 46 else 0
+            if dots == 3:
+                counts[1, doc] += 1
+                dots = 0
+            elif b == 35:
+                counts[0, doc] += 1
+            elif b == 0xA6 and p >= 2 and data[p - 1] == 0x80 and data[p - 2] == 0xE2:
+                counts[1, doc] += 1
+    return counts

@@ -215,7 +215,7 @@ def test_remote_folder_gives_the_same_shards(parts, shuffle):
 def test_files_are_what_the_counts_say(parts):
     folder, _ = parts
     _, [counts] = run(folder, COPIES)
-    [(name, size, digest)] = counts["files"]
+    [(name, size, digest), *_] = counts["files"]
     data = folder.read_bytes(name)
     assert (name, size) == ("corpus/shard-00000-of-00001.parquet", len(data))
     assert digest == xxhash.xxh3_128_hexdigest(data)

@@ -15,11 +15,15 @@ from .records import RAW_BYTES, Problem
 
 @dataclass(frozen=True)
 class Block:
-    """Whole lines: data uint8, ending in a newline; starts int64 [R] within data; offset of data[0]."""
+    """Whole lines: data uint8, ending in a newline; `lines`: their number; offset of data[0] in the stream.
+
+    Lines that begin at data[stop] or later belong to another part.
+    """
 
     data: np.ndarray
-    starts: np.ndarray
+    lines: int
     offset: int
+    stop: int
 
 
 def blocks(
@@ -39,7 +43,7 @@ def blocks(
         if event.offset >= end:
             return
         if isinstance(event, Block):
-            yield Block(event.data, event.starts[event.starts + event.offset < end], event.offset)
+            yield Block(event.data, event.lines, event.offset, min(end - event.offset, len(event.data)))
             if event.offset + len(event.data) >= end:
                 return
         else:
@@ -112,6 +116,4 @@ def _rest(
 
 
 def _block(data: bytes, cut: int, base: int) -> Block:
-    array = np.frombuffer(data, np.uint8, cut)
-    starts = np.concatenate([np.zeros(1, np.int64), np.flatnonzero(array == 10)[:-1] + 1])
-    return Block(array, starts, base)
+    return Block(np.frombuffer(data, np.uint8, cut), data.count(b"\n", 0, cut), base, cut)

@@ -319,18 +319,38 @@ def _line(
 
 @kernel
 def scan(
-    data: Any, starts: Any, names: Any, first: Any, kind: Any, span: Any, error: Any, where: Any
-) -> None:
-    """Scan R lines of `data`, each ending in a newline.
+    data: Any,
+    stop: int,
+    skip: int,
+    names: Any,
+    first: Any,
+    lines: Any,
+    kind: Any,
+    span: Any,
+    error: Any,
+    where: Any,
+) -> int:
+    """Scan the lines of `data` that begin before `stop` and return how many they are, R.
 
-    data uint8 [N]; starts int64 [R]; names uint8, first int64 [F+1]: the wanted names, one after the other.
-    Filled in: kind uint8 [F, R]; span int64 [F, R, 3] (begin, stop, bytes once unescaped); error uint8 [R];
-    where int64 [R] (position in `data` at which the line broke).
+    data uint8 [N], ending in a newline; skip: bytes to pass over at the start (a byte order mark); names
+    uint8, first int64 [F+1]: the wanted names, one after the other. Filled in, with room for at least R:
+    lines int64 [R, 2] (begin, end without the newline); kind uint8 [F, R]; span int64 [F, R, 3] (begin, stop,
+    bytes once unescaped); error uint8 [R]; where int64 [R] (position in `data` at which the line broke).
     """
     stack = np.empty(MAX_DEPTH, np.uint8)
-    for r in range(len(starts)):
-        i = _space(data, starts[r])
+    r = 0
+    begin = 0
+    while begin < stop and begin < len(data):
+        i = _space(data, begin + (skip if begin == 0 else 0))
         if data[i] == 10:
             error[r] = BLANK
-            continue
-        error[r], where[r] = _line(data, i, r, names, first, kind, span, stack)
+        else:
+            error[r], i = _line(data, i, r, names, first, kind, span, stack)
+        where[r] = i
+        while data[i] != 10:
+            i += 1
+        lines[r, 0] = begin
+        lines[r, 1] = i
+        begin = i + 1
+        r += 1
+    return r

@@ -32,15 +32,15 @@ _BROKEN = {
 
 @dataclass(frozen=True)
 class Scanned:
-    """The spans of a block, R lines; letters and types as in `json_scan.scan`; ends int64 [R]."""
+    """The spans of a block, R lines; letters and types as in `json_scan.scan`."""
 
     block: Block
     names: tuple[str, ...]
+    lines: np.ndarray
     kind: np.ndarray
     span: np.ndarray
     error: np.ndarray
     where: np.ndarray
-    ends: np.ndarray
 
     def kinds(self, name: str) -> np.ndarray:
         kinds: np.ndarray = self.kind[self.names.index(name)]
@@ -92,20 +92,15 @@ def _floats(texts: pa.Array) -> pa.Array:
 
 def scan_block(block: Block, names: tuple[str, ...]) -> Scanned:
     """Find the values of `names` in each line of a block."""
-    rows, encoded = len(block.starts), [name.encode() for name in names]
-    first = np.cumsum([0, *map(len, encoded)])
-    kind = np.zeros((len(names), rows), np.uint8)
-    span = np.zeros((len(names), rows, 3), np.int64)
-    error, where = np.zeros(rows, np.uint8), np.zeros(rows, np.int64)
-    starts = block.starts
-    if block.offset == 0 and rows and block.data[:3].tobytes() == b"\xef\xbb\xbf":
-        starts = np.concatenate([starts[:1] + 3, starts[1:]])
-    flat = np.frombuffer(b"".join(encoded), np.uint8)
-    scan.scan(block.data, starts, flat, first, kind, span, error, where)
-    ends = np.append(block.starts[1:] - 1, 0)[:rows]
-    if rows:  # the lines after the last one may belong to another part
-        ends[-1] = block.starts[-1] + int(np.argmax(block.data[block.starts[-1] :] == 10))
-    return Scanned(block, names, kind, span, error, where, ends)
+    encoded = [name.encode() for name in names]
+    first, flat = np.cumsum([0, *map(len, encoded)]), np.frombuffer(b"".join(encoded), np.uint8)
+    kind = np.zeros((len(names), block.lines), np.uint8)
+    span = np.zeros((len(names), block.lines, 3), np.int64)
+    lines = np.zeros((block.lines, 2), np.int64)
+    error, where = np.zeros(block.lines, np.uint8), np.zeros(block.lines, np.int64)
+    skip = 3 if block.offset == 0 and block.data[:3].tobytes() == b"\xef\xbb\xbf" else 0
+    rows = scan.scan(block.data, block.stop, skip, flat, first, lines, kind, span, error, where)
+    return Scanned(block, names, lines[:rows], kind[:, :rows], span[:, :rows], error[:rows], where[:rows])
 
 
 def read_block(block: Block, shape: Shape) -> tuple[pa.Table, list[Problem]]:
@@ -117,7 +112,7 @@ def read_block(block: Block, shape: Shape) -> tuple[pa.Table, list[Problem]]:
     if shape.id:
         ids = scanned.strings(shape.id, rows)
     else:
-        ids = place_ids(shape.file, block.starts[rows] + block.offset)
+        ids = place_ids(shape.file, scanned.lines[rows, 0] + block.offset)
     sources = pa.repeat(pa.scalar(shape.source, pa.large_string()), len(rows))
     extras = [scanned.column(name, field, rows) for name, field in shape.extras]
     table = pa.table([ids, sources, scanned.strings(shape.text, rows), *extras], schema=shape.schema)
@@ -129,7 +124,7 @@ def read_block(block: Block, shape: Shape) -> tuple[pa.Table, list[Problem]]:
 
 
 def _problem(scanned: Scanned, row: int, reason: str, detail: str) -> Problem:
-    start, end = int(scanned.block.starts[row]), int(scanned.ends[row])
+    start, end = map(int, scanned.lines[row])
     raw = scanned.block.data[start : min(end, start + RAW_BYTES)].tobytes()
     return Problem(start + scanned.block.offset, end - start, reason, detail, raw)
 
@@ -140,7 +135,7 @@ _Explain = Callable[[int], tuple[str, str]]
 def _judge(scanned: Scanned, shape: Shape) -> tuple[np.ndarray, list[_Explain]]:
     """int64 [R]: 0 = a record, -1 = blank, else 1 + the fault; a fault tells (reason, detail) of a row."""
     text = scanned.kinds(shape.text)
-    lengths = scanned.ends - scanned.block.starts
+    lengths = scanned.lines[:, 1] - scanned.lines[:, 0]
     limit = shape.max_record_bytes
 
     def large(row: int) -> tuple[str, str]:
@@ -148,7 +143,7 @@ def _judge(scanned: Scanned, shape: Shape) -> tuple[np.ndarray, list[_Explain]]:
 
     def broken(row: int) -> tuple[str, str]:
         reason, detail = _BROKEN[int(scanned.error[row])]
-        return reason, detail.format(int(scanned.where[row] - scanned.block.starts[row]))
+        return reason, detail.format(int(scanned.where[row] - scanned.lines[row, 0]))
 
     def missing(row: int) -> tuple[str, str]:
         return "missing_text", f"column {shape.text}: {_KIND_NAMES[text[row]]}"

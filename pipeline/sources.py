@@ -27,7 +27,7 @@ from .records import Batch, Problem, Shape, quarantine_table
 
 __all__ = ["Batch", "InputFile", "Part", "Piece", "find_files", "infer_extras", "read_part", "split_parts"]
 
-_BLOCK_BYTES = 8 * 1024**2
+_BLOCK_BYTES = 2 * 1024**2
 _WHOLE = -1
 
 

@@ -25,8 +25,6 @@ from malmoi.operators.survivors import EXACT, FUZZY, Survivors, exact_groups, ra
 from malmoi.operators.survivors import decide as choose_survivors
 
 from .engine import Job, committed, execute
-from .written import hash_file
-from .filtering import part_name
 from .groups import group_counts
 from .keys import Keys, load_keys
 from .manifest import Book, Dedup, Loss
@@ -35,6 +33,7 @@ from .parquet_out import RowGroupWriter
 from .spread import group_figures
 from .storage import Folder
 from .verify import Verifier
+from .written import hash_file, part_name
 
 if TYPE_CHECKING:
     from .run import Session

@@ -33,13 +33,13 @@ from malmoi.operators.contract import DROP, LANGUAGE, TEXT, Operator, with_colum
 from malmoi.operators.exact import id_hash, text_hash
 from malmoi.operators.minhash import MinHash
 
-from .written import FileRecord, hash_file
 from .parquet_out import RowGroupWriter
 from .recipe import Run, Source
 from .records import QUARANTINE, Batch
 from .sources import Part, read_part
 from .spread import Spread
 from .storage import Folder
+from .written import FileRecord, hash_file, part_name
 
 STAGE = "filter"
 
@@ -226,7 +226,3 @@ def _batches(work: FilterPart) -> Iterator[Batch]:
         batch_bytes=work.run.batch_bytes,
         max_record_bytes=work.max_record_bytes,
     )
-
-
-def part_name(index: int) -> str:
-    return f"part-{index:05d}"

@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .filtering import part_name
 from .storage import Folder
+from .written import part_name
 
 NUMBERS = ("id_lo", "id_hi", "exact_lo", "exact_hi", "quality", "length", "priority", "text_bytes", "tokens")
 NAMES = ("group", "source", "language")

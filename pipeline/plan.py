@@ -15,12 +15,12 @@ from malmoi.operators.exact import ID_SCHEME, TEXT_SCHEME
 from malmoi.operators.minhash import MinHash
 from malmoi.operators.token_count import TokenCount
 
+from .columns import infer_extras
 from .config import build_steps, check_columns
 from .errors import RecipeError
+from .files import InputFile, find_files
 from .filtering import FilterPart, KeySpec, documents_schema
 from .recipe import Recipe, Source
-from .columns import infer_extras
-from .files import InputFile, find_files
 from .sources import Part, split_parts
 
 FORMAT = 1

@@ -20,7 +20,7 @@ from .dropped import write_dropped
 from .engine import Counts, EngineKind, Job, run_jobs, start_ray
 from .errors import ChangedError
 from .filtering import STAGE as FILTER
-from .filtering import filter_part, part_name
+from .filtering import filter_part
 from .gather import gather
 from .lock import only_run
 from .manifest import Manifest
@@ -33,6 +33,7 @@ from .scatter import scatter
 from .shards import corpus_schema, measure_part, plan_shards
 from .spread import diversity
 from .storage import Folder
+from .written import part_name
 
 PLAN = "plan.json"
 REPORT = "report.json"

@@ -27,9 +27,9 @@ from malmoi.operators.diversity import (
 from malmoi.operators.exact import id_hash
 
 from .engine import Counts
-from .written import FileRecord, hash_file
 from .keys import Coded, Keys
 from .storage import Folder
+from .written import FileRecord, hash_file
 
 SAMPLE_BYTES = 1024**2
 NGRAM = 3

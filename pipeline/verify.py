@@ -18,10 +18,9 @@ from malmoi.operators.jaccard import jaccard, shingle_sets
 from malmoi.operators.minhash import MinHash
 
 from .engine import Counts, Job
-from .written import hash_file
-from .filtering import part_name
 from .keys import Keys
 from .storage import Folder
+from .written import hash_file, part_name
 
 STAGE = "verify"
 

@@ -18,8 +18,8 @@ from malmoi.operators.contract import DROP, LANGUAGE, TEXT, Limit, Operator
 
 from .config import build_steps, parse_recipe
 from .errors import SourceError
-from .filtering import part_name
 from .storage import Folder
+from .written import part_name
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Size and content hash of written files, for commit records and the manifest."""
+"""Names, sizes and content hashes of written files, for commit records and the manifest."""
 
 from __future__ import annotations
 
@@ -9,6 +9,10 @@ from .storage import Folder
 FileRecord = tuple[str, int, str]  # name in the run folder, bytes, xxh3_128 of the content in hex
 
 _BLOCK = 8 * 1024**2
+
+
+def part_name(index: int) -> str:
+    return f"part-{index:05d}"
 
 
 def hash_file(folder: Folder, name: str) -> FileRecord:

@@ -1,0 +1,156 @@
+"""Candidate pairs: documents that share a band, from rows of (band hash, document ordinal).
+
+A pair of documents is one uint64, the smaller ordinal in the upper 32 bits and the larger in the lower, so
+that sets of pairs are sorted arrays. The band's index is mixed into its hash (`MinHash.bands`), so rows of
+all bands may lie together; a partition of the rows by band hash gives the same pairs part by part.
+
+All pairs of a bucket would be quadratic in its size: a boilerplate page that occurs 100,000 times has
+5 billion. A bucket of more than `max_bucket` documents therefore gives stars: its best-ranked documents in
+turn, each paired with all that rank below, until there are as many pairs as `max_bucket` documents have.
+Whatever is not similar to such a centre comes up again in the next round (`malmoi.operators.survivors`).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .kernel import inline, kernel
+
+NO_PAIRS = np.empty(0, dtype=np.uint64)
+MAX_DOCUMENTS = 1 << 32
+
+
+def pack(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """uint64 [pairs] of two int64 [pairs] of ordinals below 2^32, in either order."""
+    low = np.minimum(left, right).astype(np.uint64)
+    pairs: np.ndarray = (low << np.uint64(32)) | np.maximum(left, right).astype(np.uint64)
+    return pairs
+
+
+def unpack(pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The smaller and the larger ordinal of every pair, int64 [pairs] each."""
+    return (pairs >> np.uint64(32)).astype(np.int64), (pairs & np.uint64(0xFFFFFFFF)).astype(np.int64)
+
+
+def band_rows(bands: np.ndarray, documents: np.ndarray, max_alone: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """The rows of all bands whose bucket has more than `max_alone` documents, ordered by band hash.
+
+    `bands`: uint64 [documents, bands] of the documents that have a signature; `documents`: their ordinals
+    int64 [documents]. Returns (band hash uint64 [rows], ordinal int64 [rows]). One band is sorted at a time:
+    the memory above the result is about 24 bytes a document.
+    """
+    if len(bands) != len(documents):
+        raise ValueError(f"want a band row per document, got bands={len(bands)}, documents={len(documents)}")
+    keys, owners = [NO_PAIRS], [np.empty(0, dtype=np.int64)]
+    for band in range(bands.shape[1]):
+        rows = shared_rows(np.ascontiguousarray(bands[:, band]), documents, max_alone)
+        keys.append(rows[0])
+        owners.append(rows[1])
+    return np.concatenate(keys), np.concatenate(owners)
+
+
+def shared_rows(keys: np.ndarray, documents: np.ndarray, max_alone: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """The rows in buckets of more than `max_alone` rows, ordered by key: (uint64 [rows], int64 [rows])."""
+    order = np.argsort(keys)
+    ordered = keys[order]
+    starts = np.flatnonzero(np.diff(ordered, prepend=ordered[:1] + np.uint64(1)))
+    sizes = np.diff(starts, append=len(ordered))
+    keep = np.repeat(sizes > max_alone, sizes)
+    return ordered[keep], documents[order[keep]].astype(np.int64)
+
+
+def candidates(
+    keys: np.ndarray,
+    documents: np.ndarray,
+    rank: np.ndarray,
+    *,
+    max_bucket: int = 64,
+    verified: np.ndarray = NO_PAIRS,
+) -> np.ndarray:
+    """The pairs to verify next: uint64 [pairs], sorted and unique, none of them in `verified`.
+
+    `keys`: uint64 [rows] band hashes in any order, all rows of a band hash among them; `documents`: int64
+    [rows] ordinals; `rank`: int64 [all documents], 0 is the best and no two are equal; `verified`: sorted
+    uint64 pairs that are known already. The result depends on ranks and buckets only, never on the order
+    of the rows. It is empty only when every pair of every bucket is in `verified`.
+    """
+    if max_bucket < 2:
+        raise ValueError(f"want max_bucket >= 2, got max_bucket={max_bucket}")
+    if len(rank) > MAX_DOCUMENTS:
+        raise ValueError(f"want at most {MAX_DOCUMENTS} documents, got {len(rank)}")
+    keys, documents = shared_rows(keys, documents)
+    budget = max_bucket * (max_bucket - 1) // 2
+    room = np.empty(_room(keys, budget), dtype=np.uint64)
+    found = room[: _pairs(keys, documents, rank, budget, verified, room)]
+    return np.unique(found)
+
+
+@inline
+def _bucket_end(keys: np.ndarray, start: int) -> int:
+    end = start + 1
+    while end < len(keys) and keys[end] == keys[start]:
+        end += 1
+    return end
+
+
+@inline
+def _contains(pairs: np.ndarray, pair: np.uint64) -> bool:
+    low, high = 0, len(pairs)
+    while low < high:
+        middle = (low + high) >> 1
+        if pairs[middle] < pair:
+            low = middle + 1
+        else:
+            high = middle
+    return low < len(pairs) and pairs[low] == pair
+
+
+@inline
+def _pack(a: np.int64, b: np.int64) -> np.uint64:
+    return np.uint64((np.uint64(min(a, b)) << np.uint64(32)) | np.uint64(max(a, b)))
+
+
+@kernel
+def _room(keys: np.ndarray, budget: int) -> int:
+    """The most pairs that `_pairs` can write: a started centre is finished, so the budget and one more."""
+    total, start = 0, 0
+    while start < len(keys):
+        end = _bucket_end(keys, start)
+        size = end - start
+        total += min(size * (size - 1) // 2, budget + size)
+        start = end
+    return total
+
+
+@kernel
+def _pairs(
+    keys: np.ndarray,
+    documents: np.ndarray,
+    rank: np.ndarray,
+    budget: int,
+    verified: np.ndarray,
+    out: np.ndarray,
+) -> int:
+    total, start = 0, 0
+    while start < len(keys):
+        end = _bucket_end(keys, start)
+        first, centre_rank = total, np.int64(-1)
+        # Centres in rank order; what a centre has been compared with already costs no budget.
+        while total == first or total - first < budget:
+            centre = np.int64(-1)
+            for i in range(start, end):
+                r = rank[documents[i]]
+                if r > centre_rank and (centre < 0 or r < rank[centre]):
+                    centre = documents[i]
+            if centre < 0:
+                break
+            centre_rank = rank[centre]
+            for i in range(start, end):
+                other = documents[i]
+                if rank[other] > centre_rank:
+                    pair = _pack(centre, other)
+                    if not _contains(verified, pair):
+                        out[total] = pair
+                        total += 1
+        start = end
+    return total

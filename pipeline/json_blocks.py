@@ -82,10 +82,12 @@ def _cut(
             if whole and (size >= block_bytes or base + size >= stop):
                 data = b"".join(held)
                 cut = data.rfind(b"\n") + 1
+                held, size, whole = [data[cut:]], len(data) - cut, False  # freed before others take memory
                 yield _block(data, cut, base)
-                base, held, size, whole = base + cut, [data[cut:]], len(data) - cut, False
+                base += cut
             if not whole and size > max(limit, RAW_BYTES):  # shorter ones are measured with the others
-                head, skipped = b"".join(held)[:RAW_BYTES], size
+                first = held[: RAW_BYTES + 2]  # not all: they may take the most that is allowed
+                head, skipped = b"".join(piece[:RAW_BYTES] for piece in first)[:RAW_BYTES], size
                 held, size = [], 0
     except TornError as error:
         torn = str(error)

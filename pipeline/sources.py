@@ -113,8 +113,8 @@ def read_part(
 
     Tables have the columns id, source, text (large_string) and `extras`, exactly so; an id is the record's
     own (`source.id`; a number as its digits), else `<relpath>#<offset>`, see `records.place_ids`. A batch is
-    closed at about `batch_bytes`; at most two such batches and twice `max_record_bytes` are held. Batch sizes
-    change neither the rows nor their order. `base` is not used: the files of a part are absolute.
+    closed at about `batch_bytes`; about three times that is held, or five times the largest record. Batch
+    sizes change neither the rows nor their order. `base` is not used: the files of a part are absolute.
 
     Raises ChangedError where a file is gone or not what it was at the plan, SourceError where it cannot be
     read; a record that cannot be used is a row of the quarantine table.

@@ -57,7 +57,9 @@ def file_system(url: str, options: Mapping[str, Any]) -> tuple[Any, str]:
 def _explain(error: OSError, place: str, free_of: str | None) -> StorageError | None:
     """The StorageError for a full disk or a refusal; None for any other OSError."""
     if error.errno in _FULL:
-        free = f"{shutil.disk_usage(free_of).free:,} bytes free" if free_of else "free space unknown"
+        free = "free space unknown"
+        if free_of:
+            free = f"{shutil.disk_usage(free_of).free:,} bytes free without the unfinished file"
         return StorageError(
             f"{place}: no space left to write ({free}, or a quota is reached); free some space or choose "
             "another `output`, then run the same command again: finished parts are kept"

@@ -19,7 +19,13 @@ CLASSES = (
     "Single_Quote", "Double_Quote", "MidNumLet", "MidLetter", "MidNum", "Numeric", "ExtendNumLet",
     "Regional_Indicator", "WSegSpace",
 )  # fmt: skip
-KINDS = {0x01: r"\p{L}", 0x02: r"\p{N}", 0x04: r"[\p{P}\p{S}]", 0x08: r"\p{White_Space}", 0x10: r"\p{Extended_Pictographic}"}
+KINDS = {
+    0x01: r"\p{L}",
+    0x02: r"\p{N}",
+    0x04: r"[\p{P}\p{S}]",
+    0x08: r"\p{White_Space}",
+    0x10: r"\p{Extended_Pictographic}",
+}
 SIZE = 0x110000
 OUTPUT = Path(__file__).parent.parent / "operators" / "unicode_tables.npz"
 
@@ -53,9 +59,13 @@ def main() -> None:
         blocks=blocks,
         lower_from=changed,
         lower_to=lower[changed],
-        made_with=np.array([f"regex {regex.__version__}", f"python {sys.version_info.major}.{sys.version_info.minor}"]),
+        made_with=np.array(
+            [f"regex {regex.__version__}", f"python {sys.version_info.major}.{sys.version_info.minor}"]
+        ),
     )
-    print(f"{OUTPUT}: {len(blocks)} blocks, {len(changed)} lower-case mappings, {OUTPUT.stat().st_size:,} bytes")
+    print(
+        f"{OUTPUT}: {len(blocks)} blocks, {len(changed)} lower-case mappings, {OUTPUT.stat().st_size:,} bytes"
+    )
 
 
 if __name__ == "__main__":

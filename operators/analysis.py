@@ -175,7 +175,7 @@ def _hash_lower(
                 w += 1
             else:
                 point, p = decode_safely(data, p, end[i])
-                w = _write(np.int64(lower[point]) if point < len(lower) else point, scratch, w)
+                w = _write(int(lower[point]) if point < len(lower) else point, scratch, w)
         out[i] = xxh64(scratch, 0, w, np.uint64(0))
 
 

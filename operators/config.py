@@ -45,9 +45,11 @@ def build(cls: type, settings: Mapping[str, Any], where: str) -> Operator:
     fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
     for key in settings:
         if key not in fields:
-            raise ValueError(f"{where}: unknown key {key!r} for {cls.__name__}{did_you_mean(str(key), list(fields))}")
+            raise ValueError(
+                f"{where}: unknown key {key!r} for {cls.__name__}{did_you_mean(str(key), list(fields))}"
+            )
     try:
-        made = TypeAdapter(cls).validate_python(dict(settings))
+        made: Any = TypeAdapter(cls).validate_python(dict(settings))
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])

@@ -43,16 +43,16 @@ KINDS = LETTER | NUMBER | SYMBOL | WHITE
 @inline
 def decode_safely(data: np.ndarray, p: int, end: int) -> tuple[int, int]:
     """The code point at byte `p` and the position after it; a byte that begins no whole one stands alone."""
-    b = np.int64(data[p])
+    b = int(data[p])
     if b < 0xC0:
         return b, p + 1
     width = 2 if b < 0xE0 else (3 if b < 0xF0 else 4)
     if p + width > end or b >= 0xF8:
         return b, p + 1
-    point = b & (0x7F >> width)
+    point = int(b & (0x7F >> width))
     for i in range(1, width):
-        point = (point << 6) | (np.int64(data[p + i]) & 0x3F)
-    return min(point, 0x10FFFF), p + width
+        point = (point << 6) | (int(data[p + i]) & 0x3F)
+    return int(min(point, 0x10FFFF)), p + width
 
 
 @inline
@@ -80,7 +80,7 @@ def _next_class(data: np.ndarray, p: int, end: int, index: np.ndarray, blocks: n
     """Class of the first code point from `p` that WB4 does not skip; -1 at the end."""
     while p < end:
         point, p = decode_safely(data, p, end)
-        c = np.int64(blocks[index[point >> 8], point & 255] >> 8)
+        c = int(blocks[index[point >> 8], point & 255] >> 8)
         if not _ignored(c):
             return c
     return -1
@@ -138,7 +138,7 @@ def segment(
                 if p >= end:
                     break
             point, after = decode_safely(data, p, end)
-            entry = np.int64(blocks[index[point >> 8], point & 255])
+            entry = int(blocks[index[point >> 8], point & 255])
             c, kind = entry >> 8, entry & 0xFF
             join = False
             if raw < 0:

@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from malmoi.operators.survivors import EXACT, FUZZY, Survivors, exact_groups, rank
+from malmoi.operators.survivors import EXACT, FUZZY, Survivors, Verify, exact_groups, rank
 from malmoi.operators.survivors import decide as choose_survivors
 
 from .engine import Job, committed, execute
@@ -49,7 +49,7 @@ SCHEMA = pa.schema(
     ]
 )
 REASONS = (
-    None,
+    "",
     "quarantine.duplicate_id",
     "exact_dedup.duplicate",
     "fuzzy_dedup.duplicate",
@@ -60,7 +60,8 @@ _ID, _EXACT, _FUZZY, _NOT_CHOSEN = 1, 2, 3, 4
 
 @dataclass(frozen=True)
 class Verdicts:
-    """Per document: index into REASONS int8, survivor's ordinal int64 (-1), similarity float32, copies int32."""
+    """Per document: index into REASONS int8 (0: none), survivor's ordinal int64 (-1: none), similarity float32,
+    copies int32."""
 
     reason: np.ndarray
     survivor: np.ndarray
@@ -110,18 +111,20 @@ def _deduplicate(session: Session, keys: Keys, active: np.ndarray) -> Survivors:
     dedup, minhash = session.plan.recipe.dedup, session.plan.keys.minhash
     numbers = {name: values[active] for name, values in keys.numbers.items()}
     places = rank(numbers, keys.names["source"].codes[active], dedup.prefer)
-    verify = None
+    verify: Verify = _no_pairs
     if minhash is not None:
         verifier = Verifier(
             session.folder, keys, minhash, lambda jobs: session.run("verify", jobs, shown=False)
         )
 
-        def verify(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+        def verify_active(left: np.ndarray, right: np.ndarray) -> np.ndarray:
             return verifier(active[left], active[right])
+
+        verify = verify_active
 
     result = choose_survivors(
         places,
-        verify or (lambda left, right: np.zeros(len(left))),
+        verify,
         exact=(numbers["exact_lo"], numbers["exact_hi"]) if dedup.exact.enabled else None,
         bands=keys.bands[active] if keys.bands is not None else None,
         signed=keys.has_bands[active],
@@ -134,6 +137,10 @@ def _deduplicate(session: Session, keys: Keys, active: np.ndarray) -> Survivors:
     kind = np.zeros(keys.num_docs, dtype=np.int8)
     kind[active] = result.kind
     return Survivors(duplicate_of, similarity, kind, result.verified, result.removed, result.left)
+
+
+def _no_pairs(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    return np.zeros(len(left))
 
 
 def _survivor_ids(folder: Folder, keys: Keys, verdicts: Verdicts) -> tuple[np.ndarray, pa.Table]:
@@ -159,7 +166,7 @@ def _write_part(
     table = pa.table(
         {
             "copies": verdicts.copies[here],
-            "reason": pa.array(REASONS, pa.large_string()).take(pa.array(verdicts.reason[here])),
+            "reason": pa.array([None, *REASONS[1:]], pa.large_string()).take(pa.array(verdicts.reason[here])),
             "duplicate_of": names.column("id").combine_chunks().take(place),
             "duplicate_source": names.column("source").combine_chunks().take(place),
             "similarity": pa.array(verdicts.similarity[here], mask=~gone),
@@ -198,4 +205,3 @@ def _dedup_summary(keys: Keys, verdicts: Verdicts) -> Dedup:
         Loss(name, int(entered[i]), int(exact[i]), int(fuzzy[i])) for i, name in enumerate(sources.names)
     )
     return Dedup(len(sizes), int(sizes.max(initial=0)), losses)
-

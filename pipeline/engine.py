@@ -194,11 +194,8 @@ def run_jobs(
             tick(counts)
     rest = [job for job in jobs if job.name not in done]
     if rest:
-        if engine == "local":
-            answers = ((job.name, execute(folder, job)) for job in rest)
-        else:
-            answers = iter(_on_ray(folder, rest, num_cpus))
-        for name, counts in answers:
+        here = ((job.name, execute(folder, job)) for job in rest)
+        for name, counts in here if engine == "local" else _on_ray(folder, rest, num_cpus):
             done[name] = counts
             tick(counts)
     missing = [job.name for job in jobs if job.name not in done]

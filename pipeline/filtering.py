@@ -42,6 +42,15 @@ from .storage import Folder
 from .written import FileRecord, hash_file, part_name
 
 STAGE = "filter"
+_TALLIES = (
+    "dropped",
+    "dropped_bytes",
+    "quarantine_reasons",
+    "quarantine_sources",
+    "languages_read",
+    "sources_read",
+)
+
 
 @dataclass(frozen=True)
 class KeySpec:
@@ -194,7 +203,7 @@ def _tally(column: pa.ChunkedArray) -> dict[str, int]:
 def filter_part(folder: Folder, work: FilterPart) -> dict[str, Any]:
     """Read one part, judge it, write its four files; the counts balance or the job fails."""
     counts: dict[str, Any] = {key: 0 for key in ("read", "kept", "quarantined", "text_bytes", "kept_bytes")}
-    for key in ("dropped", "dropped_bytes", "quarantine_reasons", "languages_read", "sources_read", "quarantine_sources"):
+    for key in _TALLIES:
         counts[key] = Counter()
     name = part_name(work.part.index)
     schema = documents_schema(work.extras, work.steps)

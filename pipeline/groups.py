@@ -37,5 +37,6 @@ def _counts(coded: Coded, keys: Keys, unique: np.ndarray, copies: np.ndarray) ->
         "tokens": total(copies * tokens) if counted else [None] * size,
     }
     return {
-        name: {key: values[index] for key, values in columns.items()} for index, name in enumerate(coded.names)
+        name: {key: values[index] for key, values in columns.items()}
+        for index, name in enumerate(coded.names)
     }

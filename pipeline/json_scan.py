@@ -191,7 +191,7 @@ def _key(data: Any, i: int) -> tuple[int, int]:
 
 
 @kernel
-def _nested(data: Any, i: int, stack: Any) -> tuple[int, int]:  # noqa: C901 (one state machine)
+def _nested(data: Any, i: int, stack: Any) -> tuple[int, int]:
     """Check the array or object at `i`: (position after it, error). `stack`: uint8 [MAX_DEPTH] scratch."""
     depth = 0
     while True:

@@ -26,7 +26,7 @@ def print_operators(console: Console) -> None:
     for heading in ("operator", "kind", "what it does"):
         table.add_column(heading)
     for name, cls in OPERATORS.items():
-        table.add_row(name, cls.kind, escape(_summary(cls)))
+        table.add_row(name, str(getattr(cls, "kind", "")), escape(_summary(cls)))
     console.print(table)
     console.print(
         "\nmalmoi operators NAME shows fields, defaults and source; docs/own_operator.md adds your own."
@@ -48,7 +48,7 @@ def print_operator(name: str, console: Console) -> None:
     except ValueError as error:
         raise RecipeError(str(error)) from error
     console.print(f"[bold]{escape(name)}[/]  ({cls.kind}, version {cls.version})\n")
-    console.print(escape(inspect.getdoc(cls) or ""))
+    console.print(escape(inspect.getdoc(cls) or ""), soft_wrap=True)
     console.print(f"\nsource: {escape(cls.reference)}\n")
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("field", "type", "default"):

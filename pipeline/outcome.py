@@ -98,14 +98,16 @@ def build_manifest(
     books = [Book.of("filter", total), *(Book(**book) for book in decided["books"]), write_book(written)]
     read = {"source": total.get("sources_read", {}), "language": total.get("languages_read", {})}
     quarantined = total.get("quarantine_sources", {})
-    sources = {name: read["source"].get(name, 0) + quarantined.get(name, 0) for name in read["source"] | quarantined}
+    both = read["source"] | quarantined
+    sources = {name: read["source"].get(name, 0) + quarantined.get(name, 0) for name in both}
     identity = plan.identity
+    order = ORDER_SCHEME if plan.recipe.write.shuffle else None
     return Manifest(
         name=plan.recipe.name,
         recipe=identity["recipe"] | {"output": plan.recipe.output},
         versions=_versions(plan),
         operators={step.name: step.version for step in plan.steps},
-        schemes={**SCHEMES, **identity["schemes"], "order": ORDER_SCHEME if plan.recipe.write.shuffle else None},
+        schemes={**SCHEMES, **identity["schemes"], "order": order},
         books=tuple(books),
         inputs=tuple(Input(**entry) for entry in identity["inputs"]),
         corpus=tuple(_outputs(written, "read")),

@@ -117,12 +117,16 @@ def _stages(session: Session) -> Manifest:
     filtered = session.run(FILTER, jobs)
     decided = decide.decide(session)
     schema = corpus_schema(plan.documents, plan.extras.names)
-    shards = plan_shards([measure_part(folder, i) for i in parts], plan.recipe.write, plan.recipe.seed, schema)
+    shards = plan_shards(
+        [measure_part(folder, i) for i in parts], plan.recipe.write, plan.recipe.seed, schema
+    )
     if plan.recipe.write.shuffle:
         session.run("scatter", [Job("scatter", part_name(i), scatter, (shards, i)) for i in parts])
     jobs = [Job("write", f"shard-{i:05d}", gather, (shards, i)) for i in range(shards.num_shards)]
     written = session.run("write", jobs)
-    aside = session.run("dropped", [Job("dropped", part_name(i), write_dropped, i) for i in parts], shown=False)
+    aside = session.run(
+        "dropped", [Job("dropped", part_name(i), write_dropped, i) for i in parts], shown=False
+    )
     manifest = build_manifest(
         plan, filtered, decided, written, aside, diversity(folder, filtered, written, decided)
     )
@@ -159,7 +163,9 @@ def _same_plan(folder: Folder, plan: Plan) -> None:
     before = folder.read_bytes(PLAN).decode("utf-8", "replace")
     if before == now:
         return
-    lines = difflib.unified_diff(before.splitlines(), now.splitlines(), "this folder", "now", n=1, lineterm="")
+    lines = difflib.unified_diff(
+        before.splitlines(), now.splitlines(), "this folder", "now", n=1, lineterm=""
+    )
     shown: list[Any] = list(lines)
     more = f"\n... {len(shown) - 40} more lines" if len(shown) > 40 else ""
     raise ChangedError(

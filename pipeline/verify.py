@@ -36,7 +36,7 @@ class ShinglePart:
 
 
 def shingle_part(folder: Folder, work: ShinglePart) -> dict[str, Any]:
-    """Write the sorted distinct shingle ids of the wanted rows as an Arrow list column, row group by row group."""
+    """Write the sorted distinct shingle ids of the wanted rows as an Arrow list column."""
     name = f"stages/{STAGE}/{work.name}.arrow"
     kept = f"stages/filter/{part_name(work.part)}.kept.parquet"
     schema = pa.schema([("shingles", pa.large_list(pa.uint64()))])
@@ -47,7 +47,8 @@ def shingle_part(folder: Folder, work: ShinglePart) -> dict[str, Any]:
             rows = file.metadata.row_group(group).num_rows
             low, high = np.searchsorted(work.rows, [first, first + rows])
             if low < high:
-                text = file.read_row_group(group, columns=["text"]).take(pa.array(work.rows[low:high] - first))
+                wanted = pa.array(work.rows[low:high] - first)
+                text = file.read_row_group(group, columns=["text"]).take(wanted)
                 offsets, values = shingle_sets(text, work.minhash)
                 sets = pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(values))
                 writer.write_batch(pa.record_batch([sets], schema=schema))

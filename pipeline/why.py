@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -15,9 +16,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from malmoi.operators.contract import DROP, LANGUAGE, TEXT, Limit, Operator
+from malmoi.operators.exact import id_hash
 
 from .config import build_steps, parse_recipe
 from .errors import SourceError
+from .manifest import FILE as MANIFEST
+from .manifest import Manifest
+from .scatter import order_key, shard_of
 from .storage import Folder
 from .written import part_name
 
@@ -82,17 +87,22 @@ def _verdict(folder: Folder, part: str, row: int) -> dict[str, Any]:
 
 
 def _limits(steps: tuple[Operator, ...], language: str) -> dict[str, Limit]:
+    """The limit of each signal; of two on one signal, the one that bounds it more."""
     limits: dict[str, Limit] = {}
     for step in steps:
         of = getattr(step, "limits", None)
         for limit in of(language) if of else ():
-            limits[limit.signal] = limit
+            before = limits.get(limit.signal)
+            if before is None or (limit.min or 0.0) > (before.min or 0.0):
+                limits[limit.signal] = limit
     return limits
 
 
 def _range(limit: Limit | None) -> str:
     if limit is None or (limit.min is None and limit.max is None):
         return ""
+    if limit.min == float("inf"):
+        return "a language of `keep`"
     if limit.min is None:
         return f"<= {limit.max:g}"
     return f">= {limit.min:g}" if limit.max is None else f"{limit.min:g} .. {limit.max:g}"
@@ -121,6 +131,42 @@ def _headline(fate: Fate) -> str:
     return line
 
 
+def _place(folder: Folder, fate: Fate) -> str:
+    """Where the document lies: its part, and its shards of the corpus."""
+    line = f"part: {fate.file}, row {fate.row}"
+    copies = fate.verdict.get("copies") or 0
+    if not copies or not folder.exists(MANIFEST):
+        return line
+    manifest = Manifest.load(folder)
+    if not manifest.recipe["write"]["shuffle"]:
+        return line
+    lo, hi = id_hash(pa.array([fate.columns["source"]]), pa.array([fate.columns["id"]]))
+    epochs = np.arange(copies)
+    keys = order_key(np.repeat(lo, copies), np.repeat(hi, copies), epochs, manifest.recipe["seed"])
+    shards = sorted(set(shard_of(keys, len(manifest.corpus)).tolist()))
+    return f"{line}\ncorpus: {', '.join(manifest.corpus[shard].path for shard in shards)}"
+
+
+def _shown(value: Any) -> str:
+    text = f"{value:.4g}" if isinstance(value, float) else str(value)
+    return escape(text if len(text) <= 32 else text[:31] + "…")
+
+
+def _signals(fate: Fate, limits: dict[str, Limit], own: set[str]) -> Table:
+    """The signals of the steps (`own` are their columns) with their limits, then the input's columns."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("signal", "value", "wanted", ""):
+        table.add_column(heading, no_wrap=True, min_width=8 if heading == "wanted" else None)
+    columns = {name: value for name, value in fate.columns.items() if name not in ("id", "source")}
+    for name in sorted(columns, key=lambda name: name not in own):
+        value, limit = columns[name], limits.get(name)
+        if name in own:
+            table.add_row(name, _shown(value), _range(limit), "[red]fails[/]" if _fails(limit, value) else "")
+        elif value is not None:
+            table.add_row(f"[dim]{escape(name)}[/]", _shown(value), "[dim]from the input[/]", "")
+    return table
+
+
 def print_why(run: str, id: str, source: str | None, console: Console) -> None:
     """Print each document with this id; SourceError if there is none."""
     folder = Folder(run)
@@ -129,24 +175,15 @@ def print_why(run: str, id: str, source: str | None, console: Console) -> None:
     if not fates:
         where = f" in source {source!r}" if source else ""
         raise SourceError(
-            f"{run}: no document with id {id!r}{where}; it may be in quarantine: {run}/quarantine"
+            f"{run}: no document with id {id!r}{where}; a record that could not be read is in {run}/quarantine"
         )
+    own = {name for step in steps for name in step.adds.names} | {"num_tokens"}
     for fate in fates:
-        columns = fate.columns
-        console.print(f"[bold]{escape(columns['id'])}[/]  source {escape(columns['source'])}")
-        console.print(_headline(fate))
-        console.print(f"part: {fate.file}, row {fate.row}")
-        console.print(f"text: {escape(repr(fate.text[:160]))}{' ...' if len(fate.text) > 160 else ''}\n")
-        limits = _limits(steps, columns.get(LANGUAGE) or "")
-        table = Table(box=None, pad_edge=False, header_style="bold")
-        for heading in ("signal", "value", "wanted", ""):
-            table.add_column(heading)
-        for name, value in columns.items():
-            if name in ("id", "source"):
-                continue
-            limit = limits.get(name)
-            failed = _fails(limit, value)
-            shown = f"{value:.4g}" if isinstance(value, float) else escape(str(value)[:60])
-            table.add_row(name, shown, _range(limit), "[red]fails[/]" if failed else "")
-        console.print(table)
+        console.print(f"[bold]{escape(fate.columns['id'])}[/]  source {escape(fate.columns['source'])}")
+        console.print(_headline(fate), soft_wrap=True)
+        console.print(escape(_place(folder, fate)), soft_wrap=True)
+        shown = repr(fate.text[:160]) + (" ..." if len(fate.text) > 160 else "")
+        console.print(f"text: {escape(shown)}\n", soft_wrap=True)
+        limits = _limits(steps, fate.columns.get(LANGUAGE) or "")
+        console.print(_signals(fate, limits, own), soft_wrap=True)
         console.print()

@@ -1,5 +1,6 @@
 """The shared analysis against Python's own strings, the `regex` package and the xxhash library."""
 
+import itertools
 import re
 import unicodedata
 
@@ -64,7 +65,7 @@ ALPHABET = "aB1_.,:ß漢한アא👍é \n가"
 def test_words_as_the_regex_package_finds_them(text: str) -> None:
     cuts = [match.start() for match in regex.finditer(r"(?w)\b", text, flags=regex.V1)]
     bounds = sorted({0, *cuts, len(text)})
-    expected = [text[a:b] for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+    expected = [text[a:b] for a, b in itertools.pairwise(bounds)]
     batch = analyse(column([text]))
     assert pieces(batch, batch.tokens, 0) == [piece for piece in expected if not piece.isspace()]
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from malmoi.pipeline.config import check_columns, build_steps, load_recipe, parse_recipe
+from malmoi.pipeline.config import build_steps, check_columns, load_recipe, parse_recipe
 from malmoi.pipeline.errors import RecipeError
 
 GOOD = """\
@@ -45,11 +45,11 @@ def test_a_good_recipe_with_overrides(tmp_path: Path) -> None:
         (("output:", "outptu:"), "recipe.yaml:2: unknown key 'outptu'; did you mean 'output'?"),
         (
             ("threshold: 0.7", "treshold: 0.7"),
-            "recipe.yaml:11: unknown key 'dedup.fuzzy.treshold'; did you mean 'threshold'?",
+            "recipe.yaml:12: unknown key 'dedup.fuzzy.treshold'; did you mean 'threshold'?",
         ),
         (
             ("threshold: 0.7", "threshold: 7"),
-            "recipe.yaml:11: dedup.fuzzy.threshold: Input should be less than or equal to 1 (given: '7')",
+            "recipe.yaml:12: dedup.fuzzy.threshold: Input should be less than or equal to 1 (given: '7')",
         ),
         (
             ("min_words", "min_word"),

@@ -8,9 +8,9 @@ import pytest
 from malmoi.pipeline import engine
 from malmoi.pipeline.engine import Job, committed, execute, run_jobs
 from malmoi.pipeline.errors import BusyError, MalmoiError
-from malmoi.pipeline.written import hash_file
 from malmoi.pipeline.lock import only_run
 from malmoi.pipeline.storage import Folder
+from malmoi.pipeline.written import hash_file
 
 
 def write_number(folder: Folder, number: int) -> dict:
@@ -35,7 +35,9 @@ def test_a_job_runs_once(tmp_path: Path) -> None:
     assert len(ticks) == 4
 
 
-@pytest.mark.parametrize("damage", ["no file", "torn file", "torn record", "no record", "record of another form"])
+@pytest.mark.parametrize(
+    "damage", ["no file", "torn file", "torn record", "no record", "record of another form"]
+)
 def test_a_damaged_job_runs_again(tmp_path: Path, damage: str) -> None:
     folder = Folder(str(tmp_path))
     [job] = jobs(22)
@@ -67,9 +69,12 @@ def test_an_error_keeps_what_is_done(tmp_path: Path) -> None:
 
 def test_two_runs_in_one_folder(tmp_path: Path) -> None:
     folder = Folder(str(tmp_path / "run"))
-    with only_run(folder):
-        with pytest.raises(BusyError, match=r"process \d+ on .* is running here"), only_run(folder):
-            pass
+    with (
+        only_run(folder),
+        pytest.raises(BusyError, match=r"process \d+ on .* is running here"),
+        only_run(folder),
+    ):
+        pass
     with only_run(folder):
         pass
 

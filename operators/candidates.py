@@ -82,7 +82,8 @@ def candidates(
     budget = max_bucket * (max_bucket - 1) // 2
     room = np.empty(_room(keys, budget), dtype=np.uint64)
     found = room[: _pairs(keys, documents, rank, budget, verified, room)]
-    return np.unique(found)
+    found.sort()  # np.unique goes through a hash table here, ten times slower
+    return found[np.diff(found, prepend=~found[:1]) != 0]
 
 
 @inline

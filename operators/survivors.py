@@ -159,10 +159,12 @@ def resolve(
         measured = np.asarray(verify(left, right), dtype=np.float64)
         if len(measured) != len(pairs):
             raise ValueError(f"verify: want {len(pairs)} similarities, got {len(measured)}")
-        verified = np.union1d(verified, pairs)
-        near = np.concatenate([near, pairs[measured >= threshold]])
-        near_similarity = np.concatenate([near_similarity, measured[measured >= threshold]])
-        duplicate_of, similarity = survivors(len(rank), *unpack(near), near_similarity, rank, threshold)
+        verified = np.sort(np.concatenate([verified, pairs]))
+        new = measured >= threshold
+        if new.any():
+            near = np.concatenate([near, pairs[new]])
+            near_similarity = np.concatenate([near_similarity, measured[new]])
+            duplicate_of, similarity = survivors(len(rank), *unpack(near), near_similarity, rank, threshold)
         counts.append(len(pairs))
         removed.append(int(np.count_nonzero(duplicate_of >= 0)))
         open_rows = duplicate_of[documents] < 0

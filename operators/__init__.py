@@ -6,6 +6,7 @@ named by its path, `package.module:Class`, and needs no entry here.
 
 from __future__ import annotations
 
+from .c4 import C4Lines, C4Quality
 from .contract import Limit, Operator, judge, mark, with_columns
 from .exact import ExactHash
 from .fineweb import FineWebQuality
@@ -21,6 +22,8 @@ OPERATORS: dict[str, type] = {
     "language_id": LanguageId,
     "gopher_quality": GopherQuality,
     "gopher_repetition": GopherRepetition,
+    "c4_quality": C4Quality,
+    "c4_lines": C4Lines,
     "fineweb_quality": FineWebQuality,
     "token_count": TokenCount,
     "exact_hash": ExactHash,
@@ -29,6 +32,8 @@ OPERATORS: dict[str, type] = {
 
 __all__ = [
     "OPERATORS",
+    "C4Lines",
+    "C4Quality",
     "ExactHash",
     "FineWebQuality",
     "GopherQuality",

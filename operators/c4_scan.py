@@ -117,8 +117,8 @@ def marks_of(closers: str) -> Marks:
 
 
 @kernel
-def _lower(b: int) -> int:
-    return np.int64(b) + 32 if 65 <= b <= 90 else np.int64(b)
+def _lower(b: int) -> np.int64:
+    return np.int64(b + 32) if 65 <= b <= 90 else np.int64(b)
 
 
 @kernel
@@ -159,7 +159,7 @@ def _citation(data: np.ndarray, p: int, end: int, marks: Marks, rules: Rules) ->
         while k < size and p + k < end and data[p + k] == marks.citations[marks.start[m] + k]:
             k += 1
         if k == size:
-            return size
+            return k
     q = p + 1
     while q < end:
         cp, length = decode(data, q)
@@ -315,7 +315,29 @@ def _close(out: np.ndarray, begin: int, end: int, rules: Rules) -> int:
 
 
 @kernel
-def scan_lines(  # noqa: C901
+def _words_between(word_start: np.ndarray, w: int, a: int, b: int) -> tuple[int, int]:
+    """How many words from the `w`th on begin in [a, b), and the first word behind it."""
+    count = 0
+    while w < word_start.size and word_start[w] < b:
+        count += word_start[w] >= a
+        w += 1
+    return count, w
+
+
+@kernel
+def _sentences(out: np.ndarray, at: int, to: int, native: bool, rules: Rules, scratch: Scratch) -> int:
+    """Sentences of the line, or -1 where the scratch is too small."""
+    if native:
+        return _plain_sentences(out, at, to, rules)
+    tokens = scratch.tokens
+    n = tokenize(tokens, 0, out, at, to, rules, scratch.chunk, scratch.raw, scratch.joins, True)
+    if n < 0 or n > tokens.start.size:
+        return -1
+    return _token_sentences(out, tokens, n, rules)
+
+
+@kernel
+def scan_lines(
     data: np.ndarray,
     offsets: np.ndarray,
     codes: np.ndarray,
@@ -352,10 +374,7 @@ def scan_lines(  # noqa: C901
             counts[LINES, doc] += 1
             words, longest = _runs(data, a, b, rules)
             if native:
-                words = 0
-                while w < word_start.size and word_start[w] < b:
-                    words += word_start[w] >= a
-                    w += 1
+                words, w = _words_between(word_start, w, a, b)
             at = k + (0 if k == begin else 2 if blank and native else 1)
             to = _copy(data, a, b, out, at, line.citations[code], marks, rules)
             if native:
@@ -365,15 +384,10 @@ def scan_lines(  # noqa: C901
                 counts[bit, doc] += wrong >> bit & 1
             if wrong & ~((1 << LOREM) | (1 << CURLY)):
                 continue
-            if native:
-                counts[SENTENCES, doc] += _plain_sentences(out, at, to, rules)
-            else:
-                n = tokenize(
-                    scratch.tokens, 0, out, at, to, rules, scratch.chunk, scratch.raw, scratch.joins, True
-                )
-                if n < 0 or n > scratch.tokens.start.size:
-                    return np.zeros((0, 0), np.int64)
-                counts[SENTENCES, doc] += _token_sentences(out, scratch.tokens, n, rules)
+            sentences = _sentences(out, at, to, native, rules, scratch)
+            if sentences < 0:
+                return np.zeros((0, 0), np.int64)
+            counts[SENTENCES, doc] += sentences
             counts[KEPT, doc] += 1
             out[k:at] = 10
             k = to

@@ -48,16 +48,15 @@ class Rules(NamedTuple):
 
 
 @kernel
-def mix(h: int) -> int:
+def mix(h: np.uint64) -> np.uint64:
     """The finaliser of MurmurHash3, 64 bits."""
-    h = np.uint64(h)
     h = np.uint64(np.uint64(h ^ (h >> np.uint64(33))) * np.uint64(0xFF51AFD7ED558CCD))
     h = np.uint64(np.uint64(h ^ (h >> np.uint64(33))) * np.uint64(0xC4CEB9FE1A85EC53))
     return np.uint64(h ^ (h >> np.uint64(33)))
 
 
 @kernel
-def hash_bytes(data: np.ndarray, start: int, end: int) -> int:
+def hash_bytes(data: np.ndarray, start: int, end: int) -> np.uint64:
     h = np.uint64(0)
     for i in range(start, end):
         h = np.uint64(np.uint64(h * BASE) + np.uint64(data[i]) + np.uint64(1))
@@ -65,7 +64,7 @@ def hash_bytes(data: np.ndarray, start: int, end: int) -> int:
 
 
 @kernel
-def find_key(keys: np.ndarray, used: np.ndarray, empty: int, h: int) -> int:
+def find_key(keys: np.ndarray, used: np.ndarray, empty: int, h: np.uint64) -> np.int64:
     """The slot of hash `h`, or -1."""
     mask = np.uint64(keys.size - 1)
     slot = np.uint64(mix(h) & mask)
@@ -73,13 +72,13 @@ def find_key(keys: np.ndarray, used: np.ndarray, empty: int, h: int) -> int:
         if keys[slot] == h:
             return np.int64(slot)
         slot = np.uint64(np.uint64(slot + np.uint64(1)) & mask)
-    return -1
+    return np.int64(-1)
 
 
 @kernel
-def chain(h: int, token: int) -> int:
+def chain(h: np.uint64, token: np.uint64) -> np.uint64:
     """The hash of a run of tokens with one token more."""
-    return mix(np.uint64(np.uint64(h * np.uint64(3)) + np.uint64(token)))
+    return mix(np.uint64(np.uint64(h * np.uint64(3)) + token))
 
 
 def text_hash(text: str) -> int:
@@ -91,7 +90,8 @@ def text_hash(text: str) -> int:
 def table_of(entries: dict[int, int], empty: int, dtype: type) -> tuple[np.ndarray, np.ndarray]:
     """Keys (uint64) and values of an open-addressing table for `find_key`; `empty` marks a free slot."""
     size = 1 << (4 * len(entries)).bit_length()
-    keys, values = np.zeros(size, np.uint64), np.full(size, empty, dtype)
+    keys: np.ndarray = np.zeros(size, np.uint64)
+    values: np.ndarray = np.full(size, empty, dtype)
     for key, value in entries.items():
         slot = int(mix(np.uint64(key))) & (size - 1)
         while values[slot] != empty:
@@ -131,7 +131,7 @@ def english_rules() -> Rules:
 
 
 @kernel
-def decode(data: np.ndarray, at: int) -> tuple[int, int]:
+def decode(data: np.ndarray, at: int) -> tuple[np.uint32, int]:
     """Code point and its length in bytes; the bytes are valid UTF-8."""
     b = np.uint32(data[at])
     if b < 0x80:
@@ -147,5 +147,5 @@ def decode(data: np.ndarray, at: int) -> tuple[int, int]:
 
 
 @kernel
-def class_of(rules: Rules, cp: int) -> int:
-    return rules.blocks[np.int64(rules.block_index[cp >> 8]) * 256 + np.int64(cp & 255)]
+def class_of(rules: Rules, cp: np.uint32) -> np.uint32:
+    return np.uint32(rules.blocks[np.int64(rules.block_index[cp >> 8]) * 256 + np.int64(cp & 255)])

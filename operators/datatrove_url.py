@@ -55,7 +55,7 @@ def _is_private(octets: np.ndarray) -> bool:
         return True
     if (octets[0] == 169 and octets[1] == 254) or (octets[0] == 192 and octets[1] == 168):
         return True
-    return octets[0] == 172 and 16 <= octets[1] <= 31
+    return bool(octets[0] == 172 and 16 <= octets[1] <= 31)
 
 
 @kernel

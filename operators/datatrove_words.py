@@ -13,7 +13,6 @@ refuses it), and code points that a Unicode newer than the tables' has reclassif
 
 from __future__ import annotations
 
-import threading
 from typing import NamedTuple
 
 import numpy as np
@@ -120,7 +119,7 @@ def _cut_infixes(out: Tokens, n: int, data: np.ndarray, chunk: Chunk, a: int, b:
 
 
 @kernel
-def _cut_chunk(out: Tokens, n: int, data: np.ndarray, chunk: Chunk, b: int, rules: Rules) -> int:  # noqa: C901
+def _cut_chunk(out: Tokens, n: int, data: np.ndarray, chunk: Chunk, b: int, rules: Rules) -> int:
     """Tokens of the chunk's characters [0, b)."""
     at = chunk.at
     a = suffixes = last = 0
@@ -173,7 +172,7 @@ def _letters(data: np.ndarray, p: int, end: int) -> int:
 
 
 @kernel
-def _cut(out: Tokens, data: np.ndarray, begin: int, end: int, rules: Rules, chunk: Chunk) -> int:  # noqa: C901
+def _cut(out: Tokens, data: np.ndarray, begin: int, end: int, rules: Rules, chunk: Chunk) -> int:
     """Tokens of the text [begin, end) before runs are joined, white space tokens among them."""
     n = 0
     p = begin
@@ -287,7 +286,7 @@ def _join(
             touching = True
             for j in range(i, i + length - 1):
                 touching &= raw.start[j] + raw.size[j] == raw.start[j + 1]
-            slot = -1
+            slot = np.int64(-1)
             if touching:
                 spelled = hash_bytes(data, raw.start[i], end)
                 slot = find_key(rules.special_keys, rules.special_rows, -1, spelled)
@@ -358,14 +357,11 @@ def _tokenize_all(
     return k
 
 
-_last = threading.local()
-
-
 def english_words(batch: TextBatch) -> Words:
-    """Words of each document as datatrove 0.10.1 splits them; kept until another batch comes (per thread)."""
-    known = getattr(_last, "words", None)
-    if known is not None and known[0] is batch:
-        return known[1]
+    """Words of each document as datatrove 0.10.1 splits them; kept with the batch's analysis."""
+    known: Words | None = vars(batch).get("_english_words")
+    if known is not None:
+        return known
     offsets = batch.offsets
     data = batch.data
     longest = int(np.diff(offsets).max(initial=0))
@@ -379,5 +375,5 @@ def english_words(batch: TextBatch) -> Words:
         if count >= 0:
             break
     words = Words(first, Tokens(*(column[:count] for column in out)))
-    _last.words = (batch, words)
+    vars(batch)["_english_words"] = words
     return words

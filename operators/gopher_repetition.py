@@ -4,11 +4,11 @@
 |---|---|---|
 | `chars` | code points of the document; one without any is `empty` | - |
 | `duplicate_paragraph_fraction` | paragraphs that came before / paragraphs | none |
-| `duplicate_paragraph_char_fraction` | code points of those / of all paragraphs | none |
+| `duplicate_paragraph_char_fraction` | chars of those / of all paragraphs | none |
 | `duplicate_line_fraction` | lines that came before / lines that are not empty | none |
 | `duplicate_line_char_fraction` | code points of those / of all lines | none |
-| `top_{2,3,4}_gram_char_fraction` | chars of the most frequent word n-gram times its count / of all words | no words |
-| `duplicate_{5..10}_gram_char_fraction` | chars of words in an n-gram that came before / of all words | no words |
+| `top_{2,3,4}_gram_char_fraction` | chars of the most frequent n-gram times its count / of all words | none |
+| `duplicate_{5..10}_gram_char_fraction` | chars of words in an n-gram that came before / of all words | none |
 
 A top n-gram that occurs once gives 0, and the fraction is at most 1; of duplicate n-grams each word counts once.
 An undefined signal is NaN and never fails. Words are those of UAX #29, with case; extra copies are counted,

@@ -68,9 +68,7 @@ def xxh64(data: np.ndarray, start: int, end: int, seed: np.uint64) -> np.uint64:
             c = _round(c, _word64(data, p + 16))
             d = _round(d, _word64(data, p + 24))
             p += 32
-        h = np.uint64(
-            np.uint64(_rotate(a, 1) + _rotate(b, 7)) + np.uint64(_rotate(c, 12) + _rotate(d, 18))
-        )
+        h = np.uint64(np.uint64(_rotate(a, 1) + _rotate(b, 7)) + np.uint64(_rotate(c, 12) + _rotate(d, 18)))
         h = _merge(_merge(_merge(_merge(h, a), b), c), d)
     else:
         h = np.uint64(seed + _P5)

@@ -49,7 +49,7 @@ def mask_for(entries: int) -> int:
 
 
 @kernel
-def see(seen: Seen, stamp: int, mask: int, h: int, place: int) -> int:
+def see(seen: Seen, stamp: np.uint32, mask: int, h: np.uint64, place: int) -> np.int64:
     """Count key `h`, first seen at `place`; returns its slot."""
     slot = np.int64(mix(h)) & mask
     while seen.stamps[slot] == stamp:
@@ -91,7 +91,7 @@ def count_repeats(
 
 
 @kernel
-def _power(exponent: int) -> int:
+def _power(exponent: int) -> np.uint64:
     result, base = np.uint64(1), np.uint64(BASE)
     while exponent:
         if exponent & 1:
@@ -151,7 +151,7 @@ def _fill(
 
 
 @kernel
-def _hash_ngram(prefixes: Prefixes, i: int, n: int, power: int, concatenated: bool) -> int:
+def _hash_ngram(prefixes: Prefixes, i: int, n: int, power: np.uint64, concatenated: bool) -> np.uint64:
     """Of words i..i+n: by words, or of the words' bytes joined without a space."""
     if concatenated:
         power = _power(prefixes.bytes[i + n] - prefixes.bytes[i])
@@ -168,7 +168,7 @@ def _count_level(
     n: int,
     concatenated: bool,
     seen: Seen,
-    stamp: int,
+    stamp: np.uint32,
 ) -> int:
     """Count the n-grams at the places; returns how many places still hold one."""
     power = _power(n)
@@ -187,7 +187,7 @@ def _count_level(
 @kernel
 def _top_chars(
     prefixes: Prefixes, grams: NGrams, places: int, words: int, n: int, seen: Seen, native: bool
-) -> int:
+) -> np.int64:
     """Chars of the most frequent n-gram times its count, the earliest of equals.
 
     datatrove joins words with a space and takes an n-gram that occurs once where none occurs twice.
@@ -198,10 +198,10 @@ def _top_chars(
         if seen.counts[slot] > (1 if best < 0 else seen.counts[best]):
             best = slot
     if best < 0:
-        return 0 if native or words < n else prefixes.chars[n] + n - 1
+        return np.int64(0) if native or words < n else np.int64(prefixes.chars[n] + n - 1)
     i = seen.first[best]
     length = prefixes.chars[i + n] - prefixes.chars[i]
-    return seen.counts[best] * (length if native else length + n - 1)
+    return np.int64(seen.counts[best] * (length if native else length + n - 1))
 
 
 @kernel

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .datatrove_tables import find_key, hash_bytes, table_of, text_hash
+from .datatrove_tables import BASE, find_key, hash_bytes, table_of, text_hash
 from .kernel import kernel
 
 STOP_WORDS: dict[str, tuple[str, ...]] = {
@@ -55,7 +55,7 @@ class StopTable(NamedTuple):
 
 
 def _salt(key: int, place: int) -> int:
-    return (key + place * 0x9E3779B97F4A7C15) & (2**64 - 1)
+    return (key + place * int(BASE)) & (2**64 - 1)
 
 
 @cache
@@ -72,19 +72,19 @@ def stop_table(languages: tuple[str, ...]) -> StopTable:
 
 
 @kernel
-def _lowered_hash(data: np.ndarray, start: int, end: int) -> int:
+def _lowered_hash(data: np.ndarray, start: int, end: int) -> np.uint64:
     """`hash_bytes` of the word with ASCII letters in lower case."""
     h = np.uint64(0)
     for i in range(start, end):
         b = np.uint64(data[i])
         if 65 <= b <= 90:
             b = np.uint64(b + np.uint64(32))
-        h = np.uint64(np.uint64(h * np.uint64(0x9E3779B97F4A7C15)) + b + np.uint64(1))
+        h = np.uint64(np.uint64(h * BASE) + b + np.uint64(1))
     return h
 
 
 @kernel
-def count_stop_words(  # noqa: C901
+def count_stop_words(
     data: np.ndarray,
     first: np.ndarray,
     start: np.ndarray,
@@ -103,7 +103,7 @@ def count_stop_words(  # noqa: C901
         code = codes[doc]
         if not stops.has_list[code]:
             continue
-        salt = np.uint64(np.uint64(code) * np.uint64(0x9E3779B97F4A7C15))
+        salt = np.uint64(np.uint64(code) * BASE)
         found = np.uint64(0)
         for w in range(first[doc], first[doc + 1]):
             a, b = start[w], end[w]

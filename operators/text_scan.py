@@ -70,7 +70,7 @@ def next_line(data: np.ndarray, start: int, end: int, rules: Rules, newline_only
 
 
 @kernel
-def _is_one_of(cp: int, chars: np.ndarray) -> bool:
+def _is_one_of(cp: np.uint32, chars: np.ndarray) -> bool:
     for c in chars:  # noqa: SIM110 (numba compiles no generator)
         if c == cp:
             return True
@@ -83,8 +83,8 @@ def ends_with_ellipsis(data: np.ndarray, start: int, end: int) -> bool:
     if end - start < 3:
         return False
     if data[end - 1] == 46:
-        return data[end - 2] == 46 and data[end - 3] == 46
-    return data[end - 3] == 0xE2 and data[end - 2] == 0x80 and data[end - 1] == 0xA6
+        return bool(data[end - 2] == 46 and data[end - 3] == 46)
+    return bool(data[end - 3] == 0xE2 and data[end - 2] == 0x80 and data[end - 1] == 0xA6)
 
 
 @kernel
@@ -105,7 +105,7 @@ def is_terminal(data: np.ndarray, start: int, end: int, rules: Rules) -> bool:
     if start >= end:
         return False
     cp, _ = decode(data, back(data, end))
-    return class_of(rules, cp) & TERMINAL != 0
+    return bool(class_of(rules, cp) & TERMINAL != 0)
 
 
 @kernel

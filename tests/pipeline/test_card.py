@@ -22,7 +22,7 @@ MANIFEST = Manifest(
     name="demo",
     recipe={
         "name": "demo",
-        "output": "/home/someone/runs",
+        "output": "/srv/runs",
         "run": {"num_cpus": 3},
         "sources": [{"name": "책", "path": ["books/*.jsonl"], "storage_options": {"key": "hidden"}}],
     },

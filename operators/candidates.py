@@ -81,9 +81,10 @@ def candidates(
     keys, documents = shared_rows(keys, documents)
     budget = max_bucket * (max_bucket - 1) // 2
     room = np.empty(_room(keys, budget), dtype=np.uint64)
-    found = room[: _pairs(keys, documents, rank, budget, verified, room)]
+    found: np.ndarray = room[: _pairs(keys, documents, rank, budget, verified, room)]
     found.sort()  # np.unique goes through a hash table here, ten times slower
-    return found[np.diff(found, prepend=~found[:1]) != 0]
+    unique: np.ndarray = found[np.diff(found, prepend=~found[:1]) != 0]
+    return unique
 
 
 @inline

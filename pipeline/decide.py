@@ -93,7 +93,7 @@ def _decide(session: Session, folder: Folder) -> dict[str, Any]:
     names = [_write_part(folder, keys, verdicts, survivors, part) for part in range(plan.num_parts)]
     return {
         "books": [asdict(book) for book in _books(keys, verdicts)],
-        "dedup": asdict(_dedup_summary(keys, verdicts)),
+        "dedup": asdict(_dedup_summary(keys, verdicts, plan.recipe.dedup.alarm_share)),
         "rounds": {"verified": list(found.verified), "removed": list(found.removed), "left": found.left},
         "groups": group_counts(keys, unique, mixed.copies),
         "effective": {
@@ -184,15 +184,25 @@ def _books(keys: Keys, verdicts: Verdicts) -> list[Book]:
     unique = (verdicts.reason == 0) | (verdicts.reason == _NOT_CHOSEN)
     chosen = verdicts.reason == 0
     dropped = {REASONS[code]: tally[code] for code in (_EXACT, _FUZZY) if tally[code]}
+    twice = {REASONS[_ID]: tally[_ID]} if tally[_ID] else {}
     not_chosen = {REASONS[_NOT_CHOSEN]: tally[_NOT_CHOSEN]} if tally[_NOT_CHOSEN] else {}
     kept_bytes, chosen_bytes = int(sizes[unique].sum()), int(sizes[chosen].sum())
     return [
-        Book("dedup", keys.num_docs, int(unique.sum()), dropped, tally[_ID], int(sizes.sum()), kept_bytes),
+        Book(
+            stage="dedup",
+            read=keys.num_docs,
+            kept=int(unique.sum()),
+            dropped=dropped,
+            quarantined=tally[_ID],
+            read_bytes=int(sizes.sum()),
+            kept_bytes=kept_bytes,
+            quarantine_reasons=twice,
+        ),
         Book("mixture", int(unique.sum()), int(chosen.sum()), not_chosen, 0, kept_bytes, chosen_bytes),
     ]
 
 
-def _dedup_summary(keys: Keys, verdicts: Verdicts) -> Dedup:
+def _dedup_summary(keys: Keys, verdicts: Verdicts, alarm_share: float) -> Dedup:
     removed = verdicts.survivor >= 0
     sizes = np.unique(verdicts.survivor[removed], return_counts=True)[1] + 1
     sources = keys.names["source"]
@@ -204,4 +214,9 @@ def _dedup_summary(keys: Keys, verdicts: Verdicts) -> Dedup:
     losses = tuple(
         Loss(name, int(entered[i]), int(exact[i]), int(fuzzy[i])) for i, name in enumerate(sources.names)
     )
-    return Dedup(len(sizes), int(sizes.max(initial=0)), losses)
+    alarms = tuple(
+        f"alarm: {loss.source} lost {loss.exact + loss.fuzzy:,} of {loss.documents:,} documents to deduplication"
+        for loss in losses
+        if loss.exact + loss.fuzzy > alarm_share * loss.documents
+    )
+    return Dedup(len(sizes), int(sizes.max(initial=0)), losses, alarms)

@@ -31,6 +31,7 @@ def _counts(coded: Coded, keys: Keys, unique: np.ndarray, copies: np.ndarray) ->
         "kept": total(np.ones(keys.num_docs)),
         "unique": total(unique),
         "unique_bytes": total(unique * text_bytes),
+        "unique_tokens": total(unique * tokens) if counted else [None] * size,
         "documents": total(copies > 0),
         "rows": total(copies),
         "text_bytes": total(copies * text_bytes),

@@ -59,7 +59,10 @@ def mix(mixture: Mixture, seed: int, keys: Keys, unique: np.ndarray) -> Mixed:
     copies = np.zeros(keys.num_docs, dtype=np.int32)
     copies[unique] = repetitions(codes, sizes, targets, order, quality)
     shares = {} if mixture.method == "as_is" else {group.name: group.share for group in plan.groups}
-    return Mixed(copies, shares, plan.shortfalls)
+    notes = list(plan.shortfalls)
+    if plan.limited_by:
+        notes.append(f"{plan.limited_by} ran out first, at {mixture.max_epochs:g} epochs, and set the total")
+    return Mixed(copies, shares, tuple(notes))
 
 
 def _sizes(mixture: Mixture, keys: Keys) -> np.ndarray:

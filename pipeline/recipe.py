@@ -51,11 +51,15 @@ class FuzzyDedup(Strict):
 
 
 class Dedup(Strict):
-    """Which copy stays: the columns of `prefer` in turn, larger first, then the id (smaller first)."""
+    """Which copy stays: the columns of `prefer` in turn, larger first, then the id (smaller first).
+
+    A source that loses more than `alarm_share` of its documents is named in the summary and the manifest.
+    """
 
     exact: ExactDedup = ExactDedup()
     fuzzy: FuzzyDedup = FuzzyDedup()
     quality: str | None = None
+    alarm_share: float = Field(default=0.5, gt=0.0, le=1.0)
     prefer: tuple[Literal["quality", "length", "priority"], ...] = ("quality", "length", "priority")
 
 
@@ -79,6 +83,7 @@ class Write(Strict):
     shard_bytes: int = Field(default=256 * 1024**2, ge=1024)
     shuffle: bool = True
     compression_level: int = Field(default=3, ge=1, le=19)
+    signals: bool = False
 
 
 class Run(Strict):

@@ -96,6 +96,7 @@ def run_plan(plan: Plan, *, console: Console, engine: EngineKind = "ray") -> Man
         _same_plan(folder, plan)
         done = _finished(folder)
         if done is not None:
+            _clean(folder)
             console.print(f"all done already: {escape(folder.url)} (nothing was read or written)")
             print_summary(done, _report(folder), console, folder.url)
             return done
@@ -105,7 +106,7 @@ def run_plan(plan: Plan, *, console: Console, engine: EngineKind = "ray") -> Man
         manifest = _stages(session)
         session.seconds["total"] = time.perf_counter() - begin
         folder.write_bytes(REPORT, json.dumps(session.seconds, indent=1).encode())
-        _clean(folder, plan)
+        _clean(folder)
         print_summary(manifest, session.seconds, console, folder.url)
         return manifest
 
@@ -116,7 +117,7 @@ def _stages(session: Session) -> Manifest:
     jobs = [Job(FILTER, part_name(i), filter_part, work) for i, work in enumerate(plan.jobs())]
     filtered = session.run(FILTER, jobs)
     decided = decide.decide(session)
-    schema = corpus_schema(plan.documents, plan.extras.names)
+    schema = corpus_schema(plan.documents, plan.extras.names, signals=plan.recipe.write.signals)
     shards = plan_shards(
         [measure_part(folder, i) for i in parts], plan.recipe.write, plan.recipe.seed, schema
     )
@@ -147,7 +148,7 @@ def _report(folder: Folder) -> dict[str, float]:
     return dict(json.loads(folder.read_bytes(REPORT))) if folder.exists(REPORT) else {}
 
 
-def _clean(folder: Folder, plan: Plan) -> None:
+def _clean(folder: Folder) -> None:
     """Drop what was only on its way: it is as large as the corpus and nothing reads it again."""
     for stage in ("scatter", "verify"):
         for name in folder.list(f"stages/{stage}"):

@@ -111,7 +111,7 @@ def start_ray(run: Run) -> int:
         else:
             store = 256 * 1024**2  # only descriptors and counts pass through it
             ray.init(
-                num_cpus=run.num_cpus or usable_cpus(),
+                num_cpus=min(run.num_cpus or usable_cpus(), usable_cpus()),
                 include_dashboard=False,
                 object_store_memory=store,
                 **options,

@@ -100,7 +100,7 @@ class Plan:
     @property
     def identity(self) -> dict[str, Any]:
         """All that decides the output; two runs with the same identity give the same bytes."""
-        recipe = self.recipe.model_dump(mode="json", exclude={"run": True, "output": True})
+        recipe = self.recipe.model_dump(mode="json", exclude={"run", "output", "output_options"})
         for source in recipe["sources"]:
             source.pop("storage_options", None)
         return {

@@ -1,7 +1,8 @@
 """The recipe: what a run reads, does and writes, as strict frozen models.
 
-A recipe has two halves. Everything but `run` decides the output and is part of the run's identity; `run`
-says how it is executed (CPUs, batch size) and may change between two runs of the same output.
+A recipe has two halves. Everything but `run` and where things lie (`output`, `output_options`) decides the
+output and is part of the run's identity; `run` says how it is executed (CPUs, batch size) and may change between
+two runs of the same output.
 """
 
 from __future__ import annotations
@@ -97,6 +98,7 @@ class Run(Strict):
 class Recipe(Strict):
     name: str = Field(pattern=r"^[\w.-]+$")
     output: str
+    output_options: dict[str, Any] = Field(default_factory=dict, repr=False)
     seed: int = 0
     sources: tuple[Source, ...] = Field(min_length=1)
     part_bytes: int = Field(default=64 * 1024**2, ge=1)

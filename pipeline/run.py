@@ -23,6 +23,7 @@ from .filtering import STAGE as FILTER
 from .filtering import filter_part
 from .gather import gather
 from .lock import only_run
+from .manifest import FILE as MANIFEST
 from .manifest import Manifest
 from .outcome import build_manifest
 from .plan import Plan, make_plan, plain
@@ -91,10 +92,10 @@ def run_plan(plan: Plan, *, console: Console, engine: EngineKind = "ray") -> Man
     Raises BusyError where another run holds the folder, ChangedError where the folder holds a run of another
     recipe or input, and what a stage raises; finished parts stay and the next call goes on from them.
     """
-    folder = Folder(plan.recipe.output)
+    folder = Folder(plan.recipe.output, plan.recipe.output_options)
     with only_run(folder):
         _same_plan(folder, plan)
-        done = _finished(folder)
+        done = _finished(folder, console)
         if done is not None:
             _clean(folder)
             console.print(f"all done already: {escape(folder.url)} (nothing was read or written)")
@@ -136,11 +137,17 @@ def _stages(session: Session) -> Manifest:
     return manifest
 
 
-def _finished(folder: Folder) -> Manifest | None:
-    if not folder.exists("manifest.json"):
+def _finished(folder: Folder, console: Console) -> Manifest | None:
+    """The manifest of a run whose files are all there; where some are not, their jobs are to run again."""
+    if not folder.exists(MANIFEST):
         return None
     manifest = Manifest.load(folder)
-    manifest.verify(folder)
+    try:
+        manifest.verify(folder)
+    except ChangedError as error:
+        console.print(f"this run was finished, but not all of it is there; mending:\n{escape(str(error))}")
+        folder.remove(MANIFEST)
+        return None
     return manifest
 
 

@@ -36,7 +36,7 @@ def print_summary(manifest: Manifest, seconds: Mapping[str, float], console: Con
         times = ", ".join(f"{name} {value:.1f} s" for name, value in seconds.items() if name != "total")
         rate = speed(first.read_bytes, seconds["total"])
         line = f"Time     {seconds['total']:.1f} s for {first.read_bytes / 1e6:,.1f} MB of text: {rate} MB/s"
-        console.print(Text(f"{line} ({times})" if times else line))
+        console.print(Text(f"{line} ({times})" if times else line), soft_wrap=True)
     for name, value in (
         ("Corpus", f"{place}/corpus"),
         ("Dropped", f"{place}/dropped"),

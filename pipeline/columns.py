@@ -91,8 +91,8 @@ def _unify(first: str, second: str) -> str:
     return "float64" if {first, second} == {"int64", "float64"} else "string"
 
 
-def _columns(source: Source, file: InputFile) -> dict[str, str]:
-    """Kinds of the columns of one file, in the file's order; empty where it holds no record."""
+def _columns(source: Source, file: InputFile) -> dict[str, str] | SourceError:
+    """Kinds of the columns of one file, in the file's order; the error where its lines are no records."""
     try:
         if file.format == "parquet":
             return {field.name: kind_of_type(field.type) for field in _parquet_schema(source, file)}
@@ -120,11 +120,11 @@ def _parquet_schema(source: Source, file: InputFile) -> pa.Schema:
     return schema
 
 
-def _jsonl_columns(source: Source, file: InputFile) -> dict[str, str]:
-    sample = _sample(source, file)
+def _jsonl_columns(source: Source, file: InputFile) -> dict[str, str] | SourceError:
+    sample = _sample(source, file).removeprefix(b"\xef\xbb\xbf")
     kinds: dict[str, str] = {}
     records = 0
-    for line in sample.removeprefix(b"\xef\xbb\xbf").splitlines():
+    for line in sample.splitlines():
         with suppress(ValueError, RecursionError):
             record = json.loads(line)
             if isinstance(record, dict):
@@ -136,7 +136,7 @@ def _jsonl_columns(source: Source, file: InputFile) -> dict[str, str]:
             mend = "it is a JSON array: make one object a line of it, for instance with jq -c '.[]'"
         else:
             mend = "want one JSON object a line"
-        raise SourceError(f"source {source.name}: {file.url}: no record in its first lines; {mend}")
+        return SourceError(f"source {source.name}: {file.url}: no record in its first lines; {mend}")
     return kinds
 
 
@@ -180,11 +180,15 @@ def infer_extras(source: Source, files: list[InputFile]) -> pa.Schema:
     differ become double, else large_string; nested values become large_string of JSON, dates and decimals
     large_string; a column of nulls large_string. A name that malmoi writes itself gets `input_` before it. A
     column that appears only after the sample does not travel.
-    Raises SourceError where the text or id column is missing.
+    Raises SourceError where the text or id column is missing, or no file's first lines hold a record.
     """
     sampled = _spread(files)
     with ThreadPoolExecutor(16) as pool:
-        found = list(pool.map(lambda file: _columns(source, file), sampled))
+        answers = list(pool.map(lambda file: _columns(source, file), sampled))
+    found = [columns for columns in answers if isinstance(columns, dict)]
+    for error in answers:
+        if isinstance(error, SourceError) and not any(found):  # one such file among others is for quarantine
+            raise error
     kinds: dict[str, str] = {}
     for columns in found:
         for name, kind in columns.items():

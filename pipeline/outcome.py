@@ -33,7 +33,7 @@ def add_counts(counts: Iterable[Counts]) -> Counts:
 
 
 def write_book(written: list[Counts]) -> Book:
-    """The write stage in documents (not rows): a document with copies counts once."""
+    """The write stage in documents (not rows): a document with copies counts once, its bytes as often."""
     total = add_counts(written)
     documents = total.get("documents", 0)
     text_bytes = total.get("text_bytes", 0)

@@ -17,7 +17,7 @@ from malmoi.operators.token_count import TokenCount
 
 from .columns import infer_extras
 from .config import build_steps, check_columns
-from .errors import RecipeError
+from .errors import RecipeError, SourceError
 from .files import InputFile, find_files
 from .filtering import FilterPart, KeySpec, documents_schema
 from .recipe import Recipe, Source
@@ -153,6 +153,9 @@ def make_plan(recipe: Recipe, base: str = ".", name: str = "recipe") -> Plan:
         parts = tuple(split_parts(source, list(files), recipe.part_bytes, first))
         first += len(parts)
         sources.append(SourcePlan(source, files, extras, parts))
+    if not any(planned.parts for planned in sources):
+        names = ", ".join(planned.source.name for planned in sources)
+        raise SourceError(f"{name}: nothing to read: every file is empty (sources: {names})")
     extras = unify([planned.extras for planned in sources])
     if recipe.mixture.tokenizer:
         steps = (*steps, TokenCount(tokenizer=recipe.mixture.tokenizer))

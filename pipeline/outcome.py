@@ -13,6 +13,7 @@ import xxhash
 from pydantic import TypeAdapter
 
 from .engine import Counts
+from .identity import files_of
 from .manifest import SCHEMES, Book, Dedup, Group, Input, Manifest, Mixture, Output
 from .plan import Plan
 from .scatter import SCHEME as ORDER_SCHEME
@@ -85,6 +86,12 @@ def _versions(plan: Plan) -> dict[str, str]:
     }
 
 
+def _step_files(plan: Plan) -> dict[str, str | None]:
+    """The models and tokenizers used, by content."""
+    files = [(step.name, name, digest) for step in plan.steps for name, digest in files_of(step).items()]
+    return {f"{step} file": f"{name} xxh3_128 {digest}" for step, name, digest in files}
+
+
 def build_manifest(
     plan: Plan,
     filtered: list[Counts],
@@ -107,7 +114,7 @@ def build_manifest(
         recipe=identity["recipe"] | {"output": plan.recipe.output},
         versions=_versions(plan),
         operators={step.name: step.version for step in plan.steps},
-        schemes={**SCHEMES, **identity["schemes"], "order": order},
+        schemes={**SCHEMES, **identity["schemes"], "order": order} | _step_files(plan),
         books=tuple(books),
         inputs=tuple(Input(**entry) for entry in identity["inputs"]),
         corpus=tuple(_outputs(written, "read")),

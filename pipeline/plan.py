@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import pyarrow as pa
 
-from malmoi.operators.config import settings_of
 from malmoi.operators.contract import LANGUAGE, Operator
 from malmoi.operators.exact import ID_SCHEME, TEXT_SCHEME
 from malmoi.operators.minhash import MinHash
@@ -20,6 +18,7 @@ from .config import build_steps, check_columns
 from .errors import RecipeError, SourceError
 from .files import InputFile, find_files
 from .filtering import FilterPart, KeySpec, documents_schema
+from .identity import identity_of
 from .recipe import Recipe, Source
 from .sources import Part, split_parts
 
@@ -107,10 +106,7 @@ class Plan:
             "format": FORMAT,
             "malmoi": malmoi_version(),
             "recipe": recipe,
-            "operators": [
-                {"name": step.name, "version": step.version, "settings": plain(settings_of(step))}
-                for step in self.steps
-            ],
+            "operators": [identity_of(step) for step in self.steps],
             "schemes": {
                 "id": ID_SCHEME,
                 "exact": TEXT_SCHEME,
@@ -128,11 +124,6 @@ class Plan:
             ],
             "parts": self.num_parts,
         }
-
-
-def plain(value: Any) -> Any:
-    """JSON values only, in a stable order."""
-    return json.loads(json.dumps(value, sort_keys=True, default=str))
 
 
 def malmoi_version() -> str:

@@ -22,11 +22,12 @@ from .errors import ChangedError
 from .filtering import STAGE as FILTER
 from .filtering import filter_part
 from .gather import gather
+from .identity import plain
 from .lock import only_run
 from .manifest import FILE as MANIFEST
 from .manifest import Manifest
 from .outcome import build_manifest
-from .plan import Plan, make_plan, plain
+from .plan import Plan, make_plan
 from .progress import stage_progress
 from .recipe import Recipe
 from .report import print_summary

@@ -55,6 +55,7 @@ def _classes(tokenizer: Tokenizer) -> list[Callable[[str], bool]]:
     dot_before = rf"0-9{cc.ALPHA_LOWER}%²\-\+{cc.PUNCT}(?:{cc.CONCAT_QUOTES})"
     currency = {c.replace("\\", "") for c in cc.LIST_CURRENCY}
     sentence_end = set(Sentencizer.default_punct_chars)
+    icon = _in_class(cc.CONCAT_ICONS)
     word, digit = re.compile(r"\w").match, re.compile(r"\d").match
     return [
         lambda c: c.isspace(),
@@ -66,7 +67,7 @@ def _classes(tokenizer: Tokenizer) -> list[Callable[[str], bool]]:
         _in_class(cc.CONCAT_QUOTES),
         _in_class(dot_before),
         lambda c: c in currency,
-        _in_class(cc.CONCAT_ICONS),
+        icon,
         lambda c: c.isalpha(),
         lambda c: c in PUNCTUATION_SET,
         lambda c: unicodedata.category(c).startswith("P"),
@@ -76,6 +77,7 @@ def _classes(tokenizer: Tokenizer) -> list[Callable[[str], bool]]:
         lambda c: digit(c) is not None,
         _in_class(r"A-Za-z0-9\u00a1-\uffff"),
         lambda c: len(f"a{c}a".splitlines()) == 2,
+        lambda c: not (prefix(c) or suffix(c) or icon(c) or c in currency or c in "0123456789+.,-–—~:<>=/*^"),
     ]
 
 

@@ -18,9 +18,9 @@ from .kernel import kernel
 SPACE, ALPHA, LOWER, UPPER, PREFIX, SUFFIX, QUOTE, DOT_BEFORE, CURRENCY, ICON = (
     1 << bit for bit in range(10)
 )
-IS_ALPHA, SYMBOL, PUNCTUATION, SENTENCE_END, TERMINAL, WORD, DIGIT, HOST, LINE_BREAK = (
-    1 << bit for bit in range(10, 19)
-)
+IS_ALPHA, SYMBOL, PUNCTUATION, SENTENCE_END, TERMINAL, WORD, DIGIT, HOST, LINE_BREAK, PLAIN = (
+    1 << bit for bit in range(10, 20)
+)  # PLAIN: no rule for prefixes, suffixes and infixes looks at it
 MAX_SPECIAL_CHARS = 12
 MAX_SEQUENCE = 12
 BASE = np.uint64(0x9E3779B97F4A7C15)
@@ -29,6 +29,7 @@ BASE = np.uint64(0x9E3779B97F4A7C15)
 class Rules(NamedTuple):
     """`block_index` uint16 [4352] and `blocks` uint32 [256 * n]: class bits of a code point in two stages.
 
+    `special_ends` bool [65536]: some special case has this first and this last byte (`first << 8 | last`).
     `special_keys` uint64, `special_rows` int32: hash of a special case -> its row, -1 where a slot is empty;
     row `r` has the pieces of `piece_chars[piece_first[r] : piece_first[r + 1]]` characters each.
     `sequence_keys`, `sequence_kinds` uint8: hash of a run of tokens -> bit 0: longer runs exist, bit 1: a
@@ -37,10 +38,12 @@ class Rules(NamedTuple):
 
     block_index: np.ndarray
     blocks: np.ndarray
+    special_ends: np.ndarray
     special_keys: np.ndarray
     special_rows: np.ndarray
     piece_first: np.ndarray
     piece_chars: np.ndarray
+    sequence_starts: np.ndarray
     sequence_keys: np.ndarray
     sequence_kinds: np.ndarray
     unit_keys: np.ndarray
@@ -116,15 +119,25 @@ def english_rules() -> Rules:
     """The tables, read once per process from datatrove_words.npz."""
     with np.load(Path(__file__).with_name("datatrove_words.npz")) as stored:
         pieces = [special.split("\0") for special in stored["specials"].tolist()]
+        ends = np.zeros(65536, np.bool_)
+        for row in pieces:
+            special = "".join(row).encode()
+            ends[special[0] << 8 | special[-1]] = True
         specials = {text_hash("".join(row)): place for place, row in enumerate(pieces)}
         units = {text_hash(unit): 1 for unit in stored["units"].tolist()}
+        starts = np.zeros(4096, np.bool_)
+        starts[[text_hash(sequence.split("\0")[0]) & 4095 for sequence in stored["sequences"].tolist()]] = (
+            True
+        )
         kinds = _sequence_kinds(stored["sequences"].tolist())
         return Rules(
             stored["block_index"],
             stored["blocks"],
+            ends,
             *table_of(specials, -1, np.int32),
             np.cumsum([0, *(len(row) for row in pieces)]).astype(np.int32),
             np.array([len(piece) for row in pieces for piece in row], np.int32),
+            starts,
             *table_of(kinds, 0, np.uint8),
             *table_of(units, 0, np.uint8),
         )

@@ -20,9 +20,12 @@ import numpy as np
 from .analysis import TextBatch
 from .datatrove_affixes import Chunk, find_infix, find_prefix, find_suffix, new_chunk
 from .datatrove_tables import (
+    DOT_BEFORE,
     MAX_SEQUENCE,
     MAX_SPECIAL_CHARS,
+    PLAIN,
     SPACE,
+    SUFFIX,
     Rules,
     chain,
     class_of,
@@ -91,12 +94,18 @@ def _emit_special(out: Tokens, n: int, data: np.ndarray, start: int, rules: Rule
 
 
 @kernel
+def _row(data: np.ndarray, start: int, end: int, rules: Rules) -> int:
+    """Row of the special case that the bytes [start, end) spell, or -1."""
+    if not rules.special_ends[np.int64(data[start]) << 8 | np.int64(data[end - 1])]:
+        return -1
+    slot = find_key(rules.special_keys, rules.special_rows, -1, hash_bytes(data, start, end))
+    return -1 if slot < 0 else int(rules.special_rows[slot])
+
+
+@kernel
 def _special(data: np.ndarray, at: np.ndarray, a: int, b: int, rules: Rules) -> int:
     """Row of the special case that characters [a, b) of the chunk spell, or -1."""
-    if b - a > MAX_SPECIAL_CHARS:
-        return -1
-    slot = find_key(rules.special_keys, rules.special_rows, -1, hash_bytes(data, at[a], at[b]))
-    return -1 if slot < 0 else rules.special_rows[slot]
+    return -1 if b - a > MAX_SPECIAL_CHARS else _row(data, at[a], at[b], rules)
 
 
 @kernel
@@ -161,6 +170,26 @@ def _cut_chunk(out: Tokens, n: int, data: np.ndarray, chunk: Chunk, b: int, rule
 
 
 @kernel
+def _cut_simple(out: Tokens, n: int, data: np.ndarray, chunk: Chunk, b: int, rules: Rules) -> int:
+    """Tokens of a chunk of plain characters, the last one of any kind; -1 where that is not so simple."""
+    at, last = chunk.at, chunk.cls[b - 1]
+    if _special(data, at, 0, b, rules) >= 0:
+        return -1
+    end = b
+    if not last & PLAIN:
+        c = chunk.cp[b - 1]
+        if b == 1 or not (last & SUFFIX or (c == 46 and chunk.cls[b - 2] & DOT_BEFORE)):
+            return -1
+        end = b - 1
+    row = _special(data, at, 0, end, rules)
+    if row >= 0:
+        n = _emit_special(out, n, data, at[0], rules, row)
+    else:
+        n = _emit(out, n, data, at[0], at[end], end)
+    return _emit(out, n, data, at[end], at[b], 1) if end < b else n
+
+
+@kernel
 def _letters(data: np.ndarray, p: int, end: int) -> int:
     """End of the run of ASCII letters at `p` if white space or the end of the text follows, else `p`."""
     q = p
@@ -179,14 +208,11 @@ def _cut(out: Tokens, data: np.ndarray, begin: int, end: int, rules: Rules, chun
     while p < end:
         q = _letters(data, p, end)
         if q > p:
-            row = -1
-            if q - p <= MAX_SPECIAL_CHARS:
-                slot = find_key(rules.special_keys, rules.special_rows, -1, hash_bytes(data, p, q))
-                row = -1 if slot < 0 else rules.special_rows[slot]
+            row = _row(data, p, q, rules) if q - p <= MAX_SPECIAL_CHARS else -1
             n = _emit_special(out, n, data, p, rules, row) if row >= 0 else _emit(out, n, data, p, q, q - p)
             p = q
             continue
-        size = 0
+        size = marks = 0
         q = p
         while q < end:
             cp, length = decode(data, q)
@@ -194,11 +220,15 @@ def _cut(out: Tokens, data: np.ndarray, begin: int, end: int, rules: Rules, chun
             if cls & SPACE:
                 break
             chunk.cp[size], chunk.cls[size], chunk.at[size] = cp, cls, q
+            marks += cls & PLAIN == 0
             size += 1
             q += length
         if size:
             chunk.at[size] = q
-            n = _cut_chunk(out, n, data, chunk, size, rules)
+            done = -1
+            if marks == 0 or (marks == 1 and not chunk.cls[size - 1] & PLAIN):
+                done = _cut_simple(out, n, data, chunk, size, rules)
+            n = done if done >= 0 else _cut_chunk(out, n, data, chunk, size, rules)
         p = q
         chars = 0
         while q < end:
@@ -245,7 +275,10 @@ def _find_joins(tokens: Tokens, n: int, rules: Rules, joins: np.ndarray) -> bool
     run that was looked at before, taken or not.
     """
     places = 0
+    starts, hashes = rules.sequence_starts, tokens.hash
     for i in range(n):
+        if not starts[np.int64(hashes[i] & np.uint64(4095))]:
+            continue
         runs = _runs_at(tokens, i, n, rules)
         if runs:
             joins[0, places], joins[1, places] = i, runs
@@ -286,12 +319,11 @@ def _join(
             touching = True
             for j in range(i, i + length - 1):
                 touching &= raw.start[j] + raw.size[j] == raw.start[j + 1]
-            slot = np.int64(-1)
+            row = -1
             if touching:
-                spelled = hash_bytes(data, raw.start[i], end)
-                slot = find_key(rules.special_keys, rules.special_rows, -1, spelled)
-            if slot >= 0:
-                k = _emit_special(out, k, data, raw.start[i], rules, rules.special_rows[slot])
+                row = _row(data, raw.start[i], end, rules)
+            if row >= 0:
+                k = _emit_special(out, k, data, raw.start[i], rules, row)
                 i += length
                 continue
         if keep_space or not raw.space[i]:

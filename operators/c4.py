@@ -40,8 +40,8 @@ from .analysis import TextBatch, analyse
 from .c4_scan import COUNTS, KEPT, LINES, LineRules, Scratch, marks_of, phrases_of, scan_lines
 from .contract import TEXT, Kind, Limit, judge, with_columns
 from .datatrove_affixes import new_chunk
+from .datatrove_joins import new_tokens
 from .datatrove_tables import english_rules
-from .datatrove_words import new_tokens
 from .text_scan import CLOSERS
 from .thresholds import ByLanguage, base_language, canonical, language_codes, setting, with_signals
 

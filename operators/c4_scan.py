@@ -13,8 +13,9 @@ from typing import NamedTuple
 import numpy as np
 
 from .datatrove_affixes import Chunk
+from .datatrove_joins import Tokens
 from .datatrove_tables import DIGIT, PUNCTUATION, SENTENCE_END, SPACE, TERMINAL, Rules, class_of, decode
-from .datatrove_words import Tokens, tokenize
+from .datatrove_words import tokenize
 from .kernel import kernel
 from .text_scan import back, code_points, ends_with_ellipsis, is_terminal, next_line, strip, strip_closers
 

@@ -19,15 +19,14 @@ import numpy as np
 
 from .analysis import TextBatch
 from .datatrove_affixes import Chunk, find_infix, find_prefix, find_suffix, new_chunk
+from .datatrove_joins import Tokens, find_joins, new_tokens
 from .datatrove_tables import (
     DOT_BEFORE,
-    MAX_SEQUENCE,
     MAX_SPECIAL_CHARS,
     PLAIN,
     SPACE,
     SUFFIX,
     Rules,
-    chain,
     class_of,
     decode,
     english_rules,
@@ -38,33 +37,11 @@ from .datatrove_url import is_url
 from .kernel import kernel
 
 
-class Tokens(NamedTuple):
-    """Arrays of one length: byte `start` int64, `size` int32 in bytes, `chars` int32, `hash` uint64,
-    `space` uint8.
-    """
-
-    start: np.ndarray
-    size: np.ndarray
-    chars: np.ndarray
-    hash: np.ndarray
-    space: np.ndarray
-
-
 class Words(NamedTuple):
     """Words of document `i` are `first[i]:first[i + 1]` of `tokens`; `first` int64 [documents + 1]."""
 
     first: np.ndarray
     tokens: Tokens
-
-
-def new_tokens(capacity: int) -> Tokens:
-    return Tokens(
-        np.empty(capacity, np.int64),
-        np.empty(capacity, np.int32),
-        np.empty(capacity, np.int32),
-        np.empty(capacity, np.uint64),
-        np.empty(capacity, np.uint8),
-    )
 
 
 @kernel
@@ -249,56 +226,6 @@ def _cut(out: Tokens, data: np.ndarray, begin: int, end: int, rules: Rules, chun
 
 
 @kernel
-def _runs_at(tokens: Tokens, i: int, n: int, rules: Rules) -> int:
-    """Bit L is set if the L tokens from `i` on are those of a special case."""
-    h = np.uint64(0)
-    runs = 0
-    for j in range(i, min(n, i + MAX_SEQUENCE)):
-        h = np.uint64(chain(h, tokens.hash[j]))
-        slot = find_key(rules.sequence_keys, rules.sequence_kinds, 0, h)
-        if slot < 0:
-            break
-        kind = rules.sequence_kinds[slot]
-        if kind & 2:
-            runs |= 1 << (j - i + 1)
-        if not kind & 1:
-            break
-    return runs
-
-
-@kernel
-def _find_joins(tokens: Tokens, n: int, rules: Rules, joins: np.ndarray) -> bool:
-    """Fill `joins` int32 [2, n + 1]: row 0 gets the length of the run to join at each token. False: there
-    is none.
-
-    As in spaCy, longer runs first, then those further left; a run is taken if neither of its ends lies in a
-    run that was looked at before, taken or not.
-    """
-    places = 0
-    starts, hashes = rules.sequence_starts, tokens.hash
-    for i in range(n):
-        if not starts[np.int64(hashes[i] & np.uint64(4095))]:
-            continue
-        runs = _runs_at(tokens, i, n, rules)
-        if runs:
-            joins[0, places], joins[1, places] = i, runs
-            places += 1
-    if places == 0:
-        return False
-    taken = np.zeros(n, np.int32)
-    seen = np.zeros(n, np.bool_)
-    for length in range(MAX_SEQUENCE, 0, -1):
-        for place in range(places):
-            if joins[1, place] >> length & 1:
-                i = joins[0, place]
-                if not seen[i] and not seen[i + length - 1]:
-                    taken[i] = length
-                seen[i : i + length] = True
-    joins[0, :n] = taken
-    return True
-
-
-@kernel
 def _join(
     out: Tokens,
     k: int,
@@ -310,7 +237,7 @@ def _join(
     keep_space: bool,
 ) -> int:
     """Append the first `n` tokens of `raw` to `out` from `k` on, runs that spell a special case joined."""
-    any_join = _find_joins(raw, n, rules, joins)
+    any_join = find_joins(raw, n, rules, joins)
     i = 0
     while i < n:
         length = joins[0, i] if any_join else 0

@@ -29,8 +29,9 @@ import pyarrow as pa
 
 from .analysis import TextBatch, analyse
 from .contract import Kind, Limit, judge
+from .datatrove_joins import Tokens
 from .datatrove_tables import IS_ALPHA, SYMBOL, Rules, class_of, decode, english_rules
-from .datatrove_words import Tokens, english_words
+from .datatrove_words import english_words
 from .kernel import kernel
 from .stop_words import count_stop_words, stop_table
 from .text_scan import BULLETS, code_points, count_symbols, line_shapes

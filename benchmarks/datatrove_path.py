@@ -4,7 +4,8 @@
 
 INPUT: a folder of JSON Lines files, one task each. Language identification (with a model file, else left out),
 Gopher repetition, Gopher quality, C4, FineWeb; then the four MinHash stages, 14 bands of 8 over word 5-grams;
-Parquet at the end. All rules with their defaults, except that C4 does not ask for final punctuation (as in
+JSON Lines at the end, because its Parquet writer refuses a field that is null throughout the first batch and a
+string later. All rules with their defaults, except that C4 does not ask for final punctuation (as in
 FineWeb) and that no language is refused. Prints one line of JSON: seconds by stage.
 """
 
@@ -33,7 +34,7 @@ from datatrove.pipeline.filters import (
     LanguageFilter,
 )
 from datatrove.pipeline.readers import JsonlReader
-from datatrove.pipeline.writers import JsonlWriter, ParquetWriter
+from datatrove.pipeline.writers import JsonlWriter
 
 CONFIG = MinhashConfig(n_grams=5, num_buckets=14, hashes_per_bucket=8)
 
@@ -51,11 +52,15 @@ def stages(source: str, work: str, with_language: bool) -> list[tuple[str, list[
     kept, hashes, buckets, remove = (f"{work}/{name}" for name in ("kept", "hashes", "buckets", "remove"))
     reader = JsonlReader(kept)
     return [
-        ("filter", [JsonlReader(source), *filters, JsonlWriter(kept)], True),
+        ("filter", [JsonlReader(source), *filters, JsonlWriter(kept, compression="zstd")], True),
         ("signatures", [reader, MinhashDedupSignature(hashes, config=CONFIG)], True),
         ("buckets", [MinhashDedupBuckets(hashes, buckets, config=CONFIG)], False),
         ("cluster", [MinhashDedupCluster(buckets, remove, config=CONFIG)], False),
-        ("write", [reader, MinhashDedupFilter(remove), ParquetWriter(f"{work}/corpus")], True),
+        (
+            "write",
+            [reader, MinhashDedupFilter(remove), JsonlWriter(f"{work}/corpus", compression="zstd")],
+            True,
+        ),
     ]
 
 

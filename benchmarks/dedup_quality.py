@@ -4,7 +4,8 @@ FOLDER holds a labelled set: `revisions-*.jsonl.zst` with the documents (`id`, `
 `exact-revisions-*.jsonl` with every pair (`a`, `b`, `j5w`) whose similarity is 0.4 or more: the exact Jaccard
 of the 5-grams of what `\\w+` finds in the lower-cased text. A pair that is not listed counts as 0.
 
-The whole of `malmoi.operators.survivors.decide` runs on the set. Measured:
+The whole of `malmoi.operators.survivors.decide` runs on the set; with `--run RUN` the removals are read from what
+`malmoi run` wrote about the same documents (ids from the field `id`, no rules, one source) instead. Measured:
 
 * Precision: every removed document is compared with the survivor that it names; the share of removals whose
   gold similarity is at or above the threshold less 0.02. Where the pair is not listed (documents of fewer
@@ -27,6 +28,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import zstandard
 
 from malmoi.operators.exact import id_hash, text_hash
@@ -85,14 +87,30 @@ def deduplicate(table: pa.Table, minhash: MinHash) -> tuple[Survivors, set[tuple
     return result, compared
 
 
+def read_run(run: Path, table: pa.Table) -> Survivors:
+    """What a finished run says about the documents: its `dropped/` files."""
+    place = {name: number for number, name in enumerate(table.column("id").to_pylist())}
+    duplicate_of = np.full(len(place), -1, dtype=np.int64)
+    similarity = np.full(len(place), np.nan, dtype=np.float32)
+    kind = np.zeros(len(place), dtype=np.int8)
+    kinds = {"exact_dedup.duplicate": EXACT, "fuzzy_dedup.duplicate": FUZZY}
+    for file in sorted((run / "dropped").glob("*.parquet")):
+        for row in pq.read_table(file, columns=["id", "drop", "duplicate_of", "similarity"]).to_pylist():
+            document = place[row["id"]]
+            duplicate_of[document], kind[document] = place[row["duplicate_of"]], kinds[row["drop"]]
+            similarity[document] = row["similarity"]
+    verified = tuple(json.loads((run / "stages/decide/all.commit.json").read_text())["rounds"]["verified"])
+    return Survivors(duplicate_of, similarity, kind, verified)
+
+
 def measure(
     table: pa.Table,
     gold: dict[tuple[int, int], float],
     result: Survivors,
-    compared: set[tuple[int, int]],
+    compared: set[tuple[int, int]] | None,
     threshold: float,
 ) -> dict[str, float]:
-    """The figures, by name."""
+    """The figures, by name; `compared`: the pairs, None where they are not known."""
     duplicate_of = result.duplicate_of
     texts = table.column("text").to_pylist()
     final = np.where(duplicate_of < 0, np.arange(len(duplicate_of)), duplicate_of)
@@ -109,8 +127,9 @@ def measure(
     found = sum(bool(duplicate_of[a] >= 0 or duplicate_of[b] >= 0) for a, b in high)
     together = sum(bool(final[a] == final[b]) for a, b in high)
     plain = [" ".join(text.split()) for text in texts]
-    met = {frozenset((plain[a], plain[b])) for a, b in compared}
+    met = {frozenset((plain[a], plain[b])) for a, b in compared or ()}
     direct = sum(plain[a] == plain[b] or frozenset((plain[a], plain[b])) in met for a, b in high)
+    by_bands = {f"compared >= {HIGH}": direct / max(1, len(high))} if compared is not None else {}
     near = [pair for pair, value in gold.items() if value >= threshold]
     return {
         "documents": len(texts),
@@ -122,7 +141,7 @@ def measure(
         "largest difference from gold": off,
         f"gold pairs >= {HIGH}": len(high),
         f"recall >= {HIGH}": found / max(1, len(high)),
-        f"compared >= {HIGH}": direct / max(1, len(high)),
+        **by_bands,
         f"same cluster >= {HIGH}": together / max(1, len(high)),
         f"recall >= {threshold}": sum(bool(duplicate_of[a] >= 0 or duplicate_of[b] >= 0) for a, b in near)
         / max(1, len(near)),
@@ -137,8 +156,12 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--rows", type=int, default=8)
     parser.add_argument("--ngram", choices=("word", "char"), default="word")
     parser.add_argument("--ngram-size", type=int, default=5)
+    parser.add_argument("--run", type=Path, help="a finished run to measure instead of running the operators")
     chosen = parser.parse_args(arguments)
     table, gold = read_set(chosen.folder)
+    if chosen.run:
+        print_figures(measure(table, gold, read_run(chosen.run, table), None, chosen.threshold))
+        return 0
     minhash = MinHash(
         ngram=chosen.ngram,
         ngram_size=chosen.ngram_size,
@@ -147,10 +170,13 @@ def main(arguments: list[str]) -> int:
         rows=chosen.rows,
         threshold=chosen.threshold,
     )
-    figures = measure(table, gold, *deduplicate(table, minhash), chosen.threshold)
+    print_figures(measure(table, gold, *deduplicate(table, minhash), chosen.threshold))
+    return 0
+
+
+def print_figures(figures: dict[str, float]) -> None:
     for name, value in figures.items():
         print(f"{name:32s} {value:.4f}" if isinstance(value, float) else f"{name:32s} {value}")
-    return 0
 
 
 if __name__ == "__main__":

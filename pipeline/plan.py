@@ -11,6 +11,7 @@ import pyarrow as pa
 from malmoi.operators.contract import LANGUAGE, Operator
 from malmoi.operators.exact import ID_SCHEME, TEXT_SCHEME
 from malmoi.operators.minhash import MinHash
+from malmoi.operators.thresholds import VERSION as THRESHOLDS_VERSION
 from malmoi.operators.token_count import TokenCount
 
 from .columns import infer_extras
@@ -110,6 +111,7 @@ class Plan:
             "schemes": {
                 "id": ID_SCHEME,
                 "exact": TEXT_SCHEME,
+                "thresholds": str(THRESHOLDS_VERSION),
                 "minhash": self.keys.minhash.scheme if self.keys.minhash else None,
             },
             "inputs": [

@@ -36,11 +36,10 @@ class _Column:
 
 
 def row_group_bytes(url: str, options: Mapping[str, Any]) -> list[int]:
-    """Compressed bytes of each row group."""
+    """Bytes of each row group, uncompressed."""
     with open_input(url, options) as handle:
         footer = pq.read_metadata(handle)
-    groups = [footer.row_group(i) for i in range(footer.num_row_groups)]
-    return [sum(group.column(i).total_compressed_size for i in range(group.num_columns)) for group in groups]
+    return [footer.row_group(i).total_byte_size for i in range(footer.num_row_groups)]
 
 
 def read_row_groups(

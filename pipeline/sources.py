@@ -29,6 +29,7 @@ __all__ = ["Batch", "InputFile", "Part", "Piece", "find_files", "infer_extras", 
 
 _BLOCK_BYTES = 2 * 1024**2
 _WHOLE = -1
+_COMPRESSED = 4  # text is about four times its size as .gz or .zst: parts of both kinds are alike in work
 
 
 @dataclass(frozen=True)
@@ -59,10 +60,11 @@ class Part:
 
 
 def split_parts(source: Source, files: list[InputFile], part_bytes: int, first: int = 0) -> list[Part]:
-    """Cut large files and join small ones into parts of about `part_bytes` as stored, numbered from `first`.
+    """Cut large files and join small ones into parts of about `part_bytes`, numbered from `first`.
 
-    A compressed JSON Lines file and a row group cannot be cut, so a part may be larger. Reads the footers of
-    the Parquet files; raises SourceError where one cannot be read.
+    Meant are bytes uncompressed, of compressed JSON Lines an estimate. A compressed JSON Lines file and a row
+    group cannot be cut, so a part may be larger. Reads the footers of the Parquet files; raises SourceError
+    where one cannot be read.
     """
     filled = [file for file in files if file.size]
     with ThreadPoolExecutor(16) as pool:
@@ -83,11 +85,11 @@ def split_parts(source: Source, files: list[InputFile], part_bytes: int, first: 
 
 
 def _units(source: Source, file: InputFile, part_bytes: int) -> list[tuple[Piece, int]]:
-    """The smallest pieces that a file is cut into, with their bytes."""
+    """The smallest pieces that a file is cut into, with their bytes uncompressed."""
     if file.format == "jsonl":
         count = -(-file.size // part_bytes) if not file.compression else 1
         if count == 1:
-            return [(Piece(file, 0, _WHOLE), file.size)]
+            return [(Piece(file, 0, _WHOLE), file.size * (_COMPRESSED if file.compression else 1))]
         edges = [file.size * i // count for i in range(count + 1)]
         return [(Piece(file, a, b), b - a) for a, b in pairwise(edges)]
     try:

@@ -28,7 +28,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from malmoi.operators.analysis import analyse
+from malmoi.operators.analysis import analyse, forget
 from malmoi.operators.contract import DROP, LANGUAGE, TEXT, Operator, with_columns
 from malmoi.operators.exact import id_hash, text_hash
 from malmoi.operators.minhash import MinHash
@@ -220,6 +220,7 @@ def filter_part(folder: Folder, work: FilterPart) -> dict[str, Any]:
             outputs.writers["keys"].write(key_table(kept, work.keys, work.source.priority))
             spread.add(kept)
             _count(counts, batch, table, kept, dropped)
+            forget()  # else the words of this batch stay in memory beside those of the next
     files: list[FileRecord] = [hash_file(folder, outputs.names[kind]) for kind in sorted(outputs.names)]
     files.append(spread.write(folder, f"stages/{STAGE}/{name}.sample.parquet"))
     return {**counts, "ngrams": spread.ngrams, "files": files}

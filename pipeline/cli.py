@@ -70,9 +70,11 @@ def main() -> None:
     try:
         app(standalone_mode=True)
     except MalmoiError as error:
-        make_console(stderr=True).print(f"[bold red]error:[/] {_escape(str(error))}", highlight=False)
+        make_console(stderr=True).print(f"[bold red]error:[/] {_escape(str(error))}", soft_wrap=True)
         sys.exit(2)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as stop:
+        if isinstance(stop, SystemExit) and stop.code != 130:  # what Typer makes of Ctrl-C
+            raise
         make_console(stderr=True).print(
             "stopped. Finished parts are kept: the same command goes on from here.", highlight=False
         )

@@ -6,9 +6,10 @@ import fcntl
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from io import FileIO
 
-from .errors import BusyError
+from .errors import BusyError, StorageError
 from .storage import Folder
 
 LOCK = "run.lock"
@@ -16,7 +17,7 @@ LOCK = "run.lock"
 
 @contextmanager
 def only_run(folder: Folder) -> Iterator[None]:
-    """Hold the folder's lock; BusyError if another live process holds it.
+    """Hold the folder's lock; BusyError if another live process holds it, StorageError if none can be made.
 
     The kernel releases the lock when its holder dies, so there is no stale lock on a local disk. A remote
     folder has no such lock and is not guarded.
@@ -25,17 +26,27 @@ def only_run(folder: Folder) -> Iterator[None]:
     if path is None:
         yield
         return
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    with open(path, "a+", encoding="utf-8") as handle:
+    with _opened(folder, path) as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            handle.seek(0)
-            holder = handle.read().strip() or "another process"
+            holder = handle.read().decode("utf-8", "replace").strip() or "another process"
             raise BusyError(
                 f"{folder.url}: {holder} is running here; wait for it or choose another `output`"
             ) from error
-        handle.truncate(0)
-        handle.write(f"process {os.getpid()} on {socket.gethostname()}")
-        handle.flush()
+        with suppress(OSError):  # a full disk: the lock holds without its holder's name
+            handle.truncate(0)
+            handle.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
         yield
+
+
+def _opened(folder: Folder, path: str) -> FileIO:
+    try:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        handle = FileIO(path, "a+")
+    except OSError as error:
+        raise StorageError(
+            f"{folder.url}: cannot be written ({error.strerror}: {error.filename}); choose another `output`"
+        ) from error
+    handle.seek(0)
+    return handle

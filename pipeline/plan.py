@@ -25,12 +25,16 @@ from .sources import Part, split_parts
 
 FORMAT = 1
 
-# Measured with benchmarks/memory.py: interpreter, Arrow, numba kernels and a language model loaded ...
-WORKER_BASE_BYTES = 450 * 1024**2
-# ... and bytes held per byte of text in a batch (text, Arrow copies, word spans and hashes, signals).
-BATCH_FACTOR = 14
-KEY_BYTES_PER_DOCUMENT = 400
+# Measured with benchmarks/memory.py, peak resident set, 250 MB to 2 GB of web text (docs/performance.md):
+# 200 documents with all rules: interpreter, Arrow, compiled kernels, language model ...
+WORKER_BASE_BYTES = 380 * 1024**2
+# ... run.batch_rows=100000: bytes held per byte of text in a batch (text, Arrow copies, words, hashes, signals) ...
+BATCH_FACTOR = 24
+# ... no steps, 2 GB: per byte of text in a shard while it is ordered and written, per document in the driver.
+SHARD_FACTOR = 3
+KEY_BYTES_PER_DOCUMENT = 750
 ASSUMED_DOCUMENT_BYTES = 1500
+_COMPRESSION = 4
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,12 @@ class SourcePlan:
     @property
     def size(self) -> int:
         return sum(file.size for file in self.files)
+
+    @property
+    def text_bytes(self) -> int:
+        """Estimated bytes uncompressed."""
+        packed = sum(file.size for file in self.files if file.compression or file.format == "parquet")
+        return self.size + (_COMPRESSION - 1) * packed
 
 
 @dataclass(frozen=True)
@@ -87,14 +97,15 @@ class Plan:
 
     @property
     def worker_bytes(self) -> int:
-        """Estimated peak memory of one worker process."""
-        run = self.recipe.run
-        return WORKER_BASE_BYTES + BATCH_FACTOR * min(run.batch_bytes, max(s.size for s in self.sources) * 4)
+        """Estimated peak memory of one worker process, which filters a batch or orders a shard."""
+        batch = min(self.recipe.run.batch_bytes, max(source.text_bytes for source in self.sources))
+        shard = min(self.recipe.write.shard_bytes, sum(source.text_bytes for source in self.sources))
+        return WORKER_BASE_BYTES + max(BATCH_FACTOR * batch, SHARD_FACTOR * shard)
 
     @property
     def driver_bytes(self) -> int:
         """Estimated peak memory of the process that holds the keys of all documents."""
-        documents = sum(source.size for source in self.sources) * 3 // ASSUMED_DOCUMENT_BYTES
+        documents = sum(source.text_bytes for source in self.sources) // ASSUMED_DOCUMENT_BYTES
         return WORKER_BASE_BYTES + documents * KEY_BYTES_PER_DOCUMENT
 
     @property

@@ -204,7 +204,10 @@ def minhash_of(recipe: Recipe) -> MinHash | None:
     fuzzy = recipe.dedup.fuzzy
     if not fuzzy.enabled:
         return None
-    return MinHash(**fuzzy.model_dump(exclude={"enabled": True}))
+    try:
+        return MinHash(**fuzzy.model_dump(exclude={"enabled": True}))
+    except ValueError as error:
+        raise RecipeError(f"dedup.fuzzy: {error}") from error
 
 
 def unify(schemas: list[pa.Schema]) -> pa.Schema:

@@ -33,6 +33,7 @@ from malmoi.operators.contract import DROP, LANGUAGE, TEXT, Operator, with_colum
 from malmoi.operators.exact import id_hash, text_hash
 from malmoi.operators.minhash import MinHash
 
+from .errors import MalmoiError
 from .parquet_out import RowGroupWriter
 from .recipe import Run, Source
 from .records import QUARANTINE, Batch
@@ -107,10 +108,31 @@ def documents_schema(extras: pa.Schema, steps: tuple[Operator, ...]) -> pa.Schem
 def apply_steps(table: pa.Table, steps: tuple[Operator, ...]) -> pa.Table:
     """All steps on one batch, with a `drop` column at the end; rows stay."""
     for step in steps:
-        table = step(table)
+        table = _apply(step, table)
     if DROP not in table.column_names:
         table = with_columns(table, [(DROP, pa.nulls(table.num_rows, pa.large_string()))])
     return table
+
+
+def _apply(step: Operator, table: pa.Table) -> pa.Table:
+    """One step; what it breaks of the contract is said with its name, so that a user's operator can be mended."""
+    try:
+        done = step(table)
+    except Exception as error:
+        place = (
+            f"{table.column('id')[0].as_py()!r} and {table.num_rows - 1:,} more" if table.num_rows else "none"
+        )
+        raise MalmoiError(
+            f"step {step.name}: {type(error).__name__}: {error} (documents: {place})"
+        ) from error
+    lost = [name for name in (*table.column_names, *step.adds.names) if name not in done.column_names]
+    if done.num_rows != table.num_rows or lost:
+        rows = f"got {table.num_rows:,} rows and returned {done.num_rows:,}"
+        raise MalmoiError(
+            f"step {step.name}: {rows}; missing columns: {', '.join(lost) or 'none'}. An operator returns the rows "
+            "that it got, with the columns of `adds`; see docs/own_operator.md"
+        )
+    return done
 
 
 def align(table: pa.Table, extras: pa.Schema) -> pa.Table:

@@ -1,0 +1,63 @@
+"""The steps of a batch: what an operator of a user's breaks is said with its name."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from malmoi.operators import GopherQuality, Normalise
+from malmoi.operators.contract import DROP
+from malmoi.pipeline.errors import MalmoiError
+from malmoi.pipeline.filtering import align, apply_steps
+
+TABLE = pa.table(
+    {name: pa.array(values, pa.large_string()) for name, values in
+     {"id": ["a", "b"], "source": ["s", "s"], "text": ["말모이", ""]}.items()}
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Broken:
+    """Does to the table what it is told."""
+
+    act: Any = field(default=None)
+    name = "broken"
+    version = 1
+    kind = "judge"
+    reference = "a test"
+    needs = ("text",)
+    adds = pa.schema([("broken.signal", pa.float64())])
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        return self.act(table)
+
+
+@pytest.mark.parametrize(
+    ("act", "message"),
+    [
+        (lambda t: t.slice(1), "step broken: got 2 rows and returned 1; missing columns: broken.signal"),
+        (lambda t: t, "missing columns: broken.signal. An operator returns"),
+        (lambda t: t.drop_columns(["text"]), "missing columns: text, broken.signal"),
+        (lambda t: {}["x"], r"step broken: KeyError: 'x' \(documents: 'a' and 1 more\)"),
+    ],
+    ids=["a row gone", "no signal", "text gone", "an error"],
+)
+def test_a_broken_operator_is_named(act: Any, message: str) -> None:
+    with pytest.raises(MalmoiError, match=message):
+        apply_steps(TABLE, (Normalise(), Broken(act)))
+
+
+def test_steps_keep_rows_and_end_with_a_drop_column() -> None:
+    assert apply_steps(TABLE, ()).column(DROP).to_pylist() == [None, None]
+    done = apply_steps(TABLE, (Normalise(), GopherQuality()))
+    assert done.column("id").to_pylist() == ["a", "b"]
+    assert done.column(DROP).to_pylist() == ["gopher_quality.words"] * 2
+
+
+def test_sources_get_the_same_columns() -> None:
+    extras = pa.schema([("n", pa.float64()), ("url", pa.large_string())])
+    table = align(TABLE.append_column("n", pa.array([1, 2])), extras)
+    assert table.column_names == ["id", "source", "text", "n", "url"]
+    assert table.column("n").to_pylist() == [1.0, 2.0]
+    assert table.column("url").null_count == 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -12,6 +13,8 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
+
+from malmoi import operators
 
 from . import decide
 from .card import write_card
@@ -56,6 +59,9 @@ class Session:
     def run(self, stage: str, jobs: list[Job], *, shown: bool = True) -> list[Counts]:
         """Run the jobs of a stage with progress; Ray starts with the first stage that has work."""
         if self.engine == "ray" and not self.started:
+            where = os.environ.get("RAY_ADDRESS", "this machine")
+            cold = "" if _compiled() else "; the first run also compiles the kernels, some 20 seconds"
+            self.console.print(f"Ray on {escape(where)}{cold}", soft_wrap=True)
             self.num_cpus = start_ray(self.plan.recipe.run)
             self.started = True
         begin = time.perf_counter()
@@ -69,6 +75,11 @@ class Session:
 
     def _run(self, jobs: list[Job], tick: Callable[[Counts], None]) -> list[Counts]:
         return run_jobs(self.folder, jobs, engine=self.engine, num_cpus=self.num_cpus, tick=tick)
+
+
+def _compiled() -> bool:
+    """Whether numba has kept compiled kernels beside the operators."""
+    return any(Path(operators.__file__).parent.glob("__pycache__/*.nbi"))
 
 
 def plan_file(path: str, overrides: Iterable[str] = ()) -> Plan:

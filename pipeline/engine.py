@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import pickle
+import socket
 import sys
 import time
 import traceback
@@ -107,6 +108,7 @@ def start_ray(run: Run) -> int:
         address = os.environ.get("RAY_ADDRESS")
         options: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
         if address:
+            _check_address(address)
             ray.init(address=address, **options)
         else:
             store = 256 * 1024**2  # only descriptors and counts pass through it
@@ -122,6 +124,19 @@ def start_ray(run: Run) -> int:
             "a run needs at least 1 CPU and the cluster has none: add a node with num-cpus >= 1"
         )
     return min(run.num_cpus or there, there)
+
+
+def _check_address(address: str) -> None:
+    """Fail at once where nobody listens; Ray itself would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        return  # auto, local and the like
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError as error:
+        raise ResourceError(
+            f"RAY_ADDRESS={address}: no Ray cluster answers ({error}); start it, or unset RAY_ADDRESS to run here"
+        ) from error
 
 
 def usable_cpus() -> int:

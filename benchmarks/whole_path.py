@@ -195,7 +195,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=1, help="ours and the peer's in turn, so often")
     parser.add_argument("--peer", action="store_true")
     parser.add_argument("--peer-mb", type=float, default=24)
-    parser.add_argument("--peer-venv", type=Path, default=Path(".venv-datatrove"))
+    parser.add_argument("--peer-venv", type=Path, default=Path("runs/datatrove-venv"))
     parser.add_argument("--work", type=Path, help="folder for inputs and runs; a temporary one by default")
     chosen = parser.parse_args()
     chosen.peer_venv = chosen.peer_venv.absolute()

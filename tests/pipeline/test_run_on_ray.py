@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from malmoi.pipeline.engine import usable_cpus
+
 ROOT = Path(__file__).resolve().parents[2]
 DEMO = ROOT / "examples/recipes/demo.yaml"
 
@@ -58,7 +60,7 @@ def finish(process: subprocess.Popen[str]) -> str:
     return out
 
 
-@pytest.mark.parametrize("num_cpus", [1, 2, 64])
+@pytest.mark.parametrize("num_cpus", [1, 2])
 def test_the_number_of_cpus_changes_no_byte(tmp_path, demo, outputs, malmoi, num_cpus):
     out = finish(malmoi("run", DEMO, f"output={tmp_path / 'run'}", f"run.num_cpus={num_cpus}"))
     assert f"({demo.manifest.manifest_hash[:16]})" in out
@@ -147,5 +149,5 @@ def test_a_rule_on_the_python_path(tmp_path, recipe, malmoi):
     elsewhere.mkdir()
     (tmp_path / "noting_rule.py").rename(elsewhere / "noting_rule.py")
     assert "is it on PYTHONPATH?" in malmoi("plan", recipe).communicate(timeout=60)[1]
-    finish(malmoi("run", recipe, "run.num_cpus=2", PYTHONPATH=str(elsewhere)))
-    assert at_once(tmp_path) <= 2
+    finish(malmoi("run", recipe, "run.num_cpus=64", PYTHONPATH=str(elsewhere)))
+    assert at_once(tmp_path) <= usable_cpus(), "more than there are"

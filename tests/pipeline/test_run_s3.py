@@ -20,23 +20,23 @@ DOCUMENTS = [{"id": str(i), "text": f"document {i} stands alone, {i * i} words a
 
 @pytest.fixture(scope="module")
 def options():
-    """fsspec options of a running server with the bucket `corpus`."""
+    """fsspec options of a running server with the bucket `whole`."""
     server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
     server.start()
     host, port = server.get_host_and_port()
     options = {"key": "test", "secret": "test", "client_kwargs": {"endpoint_url": f"http://{host}:{port}"}}
     fs = s3fs.S3FileSystem(**options)
-    fs.mkdir("corpus")
+    fs.mkdir("whole")
     for part in range(3):
         lines = [json.dumps(document).encode() for document in DOCUMENTS[part::3]]
-        fs.pipe(f"corpus/in/{part}.jsonl", b"\n".join([*lines, b"no JSON"]))
+        fs.pipe(f"whole/in/{part}.jsonl", b"\n".join([*lines, b"no JSON"]))
     yield options
     server.stop()
 
 
 def recipe(options):
     return {
-        "sources": [{"name": "s", "path": "s3://corpus/in", "id": "id", "storage_options": options}],
+        "sources": [{"name": "s", "path": "s3://whole/in", "id": "id", "storage_options": options}],
         "output_options": options,
         "steps": ["normalise", "language_id"],
         "write": {"shard_bytes": 1024},
@@ -46,14 +46,14 @@ def recipe(options):
 
 @pytest.fixture(scope="module")
 def remote(options, run_here):
-    """A finished run at s3://corpus/run."""
-    return run_here("s3://corpus/run", recipe(options)).manifest
+    """A finished run at s3://whole/run."""
+    return run_here("s3://whole/run", recipe(options)).manifest
 
 
 def test_the_same_as_on_a_disk(tmp_path, options, remote, run_here):
     local = run_here(tmp_path / "run", recipe(options))
     assert local.manifest.manifest_hash == remote.manifest_hash
-    folder = Folder("s3://corpus/run", options)
+    folder = Folder("s3://whole/run", options)
     for output in (*remote.corpus, *remote.others):
         assert folder.read_bytes(output.path) == (tmp_path / "run" / output.path).read_bytes()
     assert remote.rows == 60
@@ -61,7 +61,7 @@ def test_the_same_as_on_a_disk(tmp_path, options, remote, run_here):
 
 
 def test_it_can_be_read(options, remote):
-    folder = Folder("s3://corpus/run", options)
+    folder = Folder("s3://whole/run", options)
     assert Manifest.load(folder) == remote
     remote.verify(folder, deep=True)
     ids = [id for shard in remote.corpus for id in pq.read_table(folder.open(shard.path))["id"].to_pylist()]
@@ -70,14 +70,14 @@ def test_it_can_be_read(options, remote):
 
 def test_again(options, remote, run_here, tmp_path):
     with (tmp_path / "said").open("w") as file:
-        assert run_here("s3://corpus/run", recipe(options), console=Console(file=file)).manifest == remote
-    assert "all done already: s3://corpus/run" in (tmp_path / "said").read_text()
+        assert run_here("s3://whole/run", recipe(options), console=Console(file=file)).manifest == remote
+    assert "all done already: s3://whole/run" in (tmp_path / "said").read_text()
 
 
 def test_it_mends_itself(options, remote, run_here):
-    folder = Folder("s3://corpus/run", options)
+    folder = Folder("s3://whole/run", options)
     folder.remove(remote.corpus[1].path)
-    run_here("s3://corpus/run", recipe(options))
+    run_here("s3://whole/run", recipe(options))
     remote.verify(folder, deep=True)
 
 
@@ -92,15 +92,15 @@ def test_stopped_and_gone_on(options, remote, run_here, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(Folder, "write_bytes", stop)
         with pytest.raises(KeyboardInterrupt):
-            run_here("s3://corpus/stopped", recipe(options))
-    again = run_here("s3://corpus/stopped", recipe(options)).manifest
+            run_here("s3://whole/stopped", recipe(options))
+    again = run_here("s3://whole/stopped", recipe(options)).manifest
     assert again.manifest_hash == remote.manifest_hash
     assert again.corpus == remote.corpus
 
 
 def test_secrets_are_written_nowhere(options, remote):
     for name in ("plan.json", "manifest.json", "README.md"):
-        assert b"client_kwargs" not in Folder("s3://corpus/run", options).read_bytes(name)
+        assert b"client_kwargs" not in Folder("s3://whole/run", options).read_bytes(name)
 
 
 def test_no_bucket(options, run_here):

@@ -6,6 +6,7 @@ import importlib.util
 import math
 import os
 import threading
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ import pyarrow.compute as pc
 
 from .analysis import text_column
 from .contract import LANGUAGE, TEXT, Kind, Limit, judge, with_columns
+from .fasttext_file import Classifier, read_classifier
+from .fasttext_kernel import predict_batch
 from .normalise import text_buffers
 
 EMBEDDED = "lid.176"
@@ -30,10 +33,13 @@ _loading = threading.Lock()
 
 @dataclass(frozen=True)
 class Model:
-    """A fastText classifier in memory. `handle` is fastText's own object and cannot be pickled."""
+    """A fastText classifier in memory. `handle` is fastText's own object and cannot be pickled; `arrays` is
+    the same model for the compiled kernel, None where fastText itself has to predict (`why_not` says why)."""
 
     handle: Any
     labels: frozenset[str]
+    arrays: Classifier | None = None
+    why_not: str = ""
 
 
 def model_path(model: str) -> Path:
@@ -77,15 +83,53 @@ def _read(path: Path) -> Model:
         ranked = handle.predict("\n", -1, -1.0, "strict")  # every label, the unlikely ones too
     except (ValueError, RuntimeError, MemoryError) as error:
         raise ValueError(f"language model {str(path)!r} is not a fastText classifier: {error}") from error
-    return Model(handle, frozenset(label.removeprefix(_PREFIX) for _, label in ranked))
+    labels = frozenset(label.removeprefix(_PREFIX) for _, label in ranked)
+    slow = Model(handle, labels)
+    try:
+        arrays = read_classifier(np.fromfile(path, np.uint8), _PREFIX)
+        fast = Model(handle, labels, arrays)
+        why_not = "" if _agree(fast, slow) else "the kernel's answers differ from fastText's"
+    except ValueError as error:
+        why_not = str(error)
+    if not why_not:
+        return fast
+    warnings.warn(f"{path}: predicted by fastText itself, which is slower ({why_not})", stacklevel=2)
+    return Model(handle, labels, None, why_not)
 
 
-def predict(model: Model, texts: pa.LargeStringArray) -> tuple[list[str], np.ndarray]:
-    """The best label of each text, as fastText's own C++ gives it, and float64 [rows] scores in [0, 1].
+_PROBES = (
+    "The quick brown fox jumps over the lazy dog.",
+    "말모이는 우리말 첫 국어사전의 이름이다.",
+    "吾輩は猫である。名前はまだ無い。 123 </s> x",
+    "Über den Wolken muß die Freiheit wohl grenzenlos sein __label__x",
+    "Съешь же ещё этих мягких французских булок, да выпей чаю 👍",
+)
+
+
+def _agree(fast: Model, slow: Model) -> bool:
+    """Whether the kernel gives fastText's own answers on a few lines, checked whenever a model is loaded."""
+    probes = pa.array(_PROBES, pa.large_string())
+    (labels, scores), (own_labels, own_scores) = predict(fast, probes), predict(slow, probes)
+    return bool(labels.equals(own_labels) and np.allclose(scores, own_scores, atol=1e-4))
+
+
+def predict(model: Model, texts: pa.LargeStringArray) -> tuple[pa.LargeStringArray, np.ndarray]:
+    """The best label of each text, as fastText gives it, and float64 [rows] scores in [0, 1].
 
     Line ends count as spaces. A text with nothing but white space, and one to which the model gives no finite
     score, has label "" and score 0.
     """
+    if model.arrays is None:
+        return _predict_by_fasttext(model, texts)
+    codes, scores = predict_batch(model.arrays, *text_buffers(texts))
+    none = (codes < 0) | ~np.isfinite(scores)
+    names = pa.array([*model.arrays.labels, ""], pa.large_string())
+    labels = names.take(pa.array(np.where(none, len(names) - 1, codes)))
+    return labels, np.where(none, 0.0, np.clip(scores, 0.0, 1.0))
+
+
+def _predict_by_fasttext(model: Model, texts: pa.LargeStringArray) -> tuple[pa.LargeStringArray, np.ndarray]:
+    """The reference, and the way for models that the kernel cannot read."""
     data, offsets = text_buffers(texts)
     view, ends = data.data, offsets.tolist()
     labels = [""] * len(texts)
@@ -103,7 +147,7 @@ def predict(model: Model, texts: pa.LargeStringArray) -> tuple[list[str], np.nda
         if found and math.isfinite(found[0][0]):
             labels[row] = found[0][1].removeprefix(_PREFIX)
             scores[row] = min(max(found[0][0], 0.0), 1.0)
-    return labels, scores
+    return pa.array(labels, pa.large_string()), scores
 
 
 @dataclass(frozen=True)
@@ -182,7 +226,5 @@ class LanguageId:
         if self.max_chars is not None:
             texts = pc.utf8_slice_codeunits(texts, 0, self.max_chars)
         labels, scores = predict(load_model(self.model), texts)
-        added = with_columns(
-            table, [(LANGUAGE, pa.array(labels, pa.large_string())), (SCORE, pa.array(scores, pa.float64()))]
-        )
+        added = with_columns(table, [(LANGUAGE, labels), (SCORE, pa.array(scores, pa.float64()))])
         return judge(added, self.limits)

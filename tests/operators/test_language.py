@@ -54,7 +54,9 @@ def test_label_and_score_are_those_of_fasttext(text, language):
     if language is not None:
         assert row["language"] == language
     if text.strip():
-        assert (row["language"], row["language.score"]) == asked(text)
+        label, score = asked(text)
+        assert row["language"] == label
+        assert row["language.score"] == pytest.approx(score, abs=1e-5)  # sums in another order
     else:
         assert (row["language"], row["language.score"]) == ("", 0.0)
     assert row["drop"] is None
@@ -177,7 +179,7 @@ class Fake:
 def test_scores_that_are_no_numbers():
     texts = pa.array(["nan", "-inf", "inf", "raise", "nothing", "1.00005", "-0.5", "0.25"], pa.large_string())
     labels, scores = predict(Model(Fake(), frozenset()), texts)
-    assert labels == ["", "", "", "", "", "xx", "xx", "xx"]
+    assert labels.to_pylist() == ["", "", "", "", "", "xx", "xx", "xx"]
     assert scores.tolist() == [0, 0, 0, 0, 0, 1, 0, 0.25]
 
 

@@ -1,0 +1,236 @@
+"""fastText model files (.bin, .ftz) as arrays, for the prediction kernel.
+
+The format is fastText's own, version 12 (Joulin et al. 2017, arXiv 1607.01759; quantised: 1612.03651): magic,
+version, arguments, dictionary, pruned n-gram index, input matrix, output matrix. What the kernel does not do
+(word n-grams, vectors of an unsupervised model) is refused with `UnsupportedError`; fastText itself then predicts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .kernel import kernel
+
+MAGIC, VERSION = 793712314, 12
+HIERARCHICAL, NEGATIVE, SOFTMAX, ONE_VS_ALL = 1, 2, 3, 4
+_SUPERVISED = 3
+_CENTROIDS = 256
+_ARGS = (
+    "dim",
+    "ws",
+    "epoch",
+    "min_count",
+    "neg",
+    "word_ngrams",
+    "loss",
+    "model",
+    "bucket",
+    "minn",
+    "maxn",
+    "rate",
+)
+EOS = b"</s>"
+
+
+class UnsupportedError(ValueError):
+    """A model that is read by fastText itself."""
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A supervised model. rows float32 [words + n-grams, dim]; outputs float32 [labels, dim] (hierarchical:
+    [labels - 1, dim]); place int32 [bucket], row of a hashed n-gram or -1; slots int32 [2^k], word numbers by
+    hash, -1 free; text uint8 and bounds int64 [words + 1], the words; is_label uint8 [entries]; left, right
+    int32 [2 * labels - 1], the tree of a hierarchical model (-1: a leaf)."""
+
+    dim: int
+    minn: int
+    maxn: int
+    loss: int
+    rows: np.ndarray
+    outputs: np.ndarray
+    place: np.ndarray
+    slots: np.ndarray
+    text: np.ndarray
+    bounds: np.ndarray
+    is_label: np.ndarray
+    eos: int
+    left: np.ndarray
+    right: np.ndarray
+    labels: tuple[str, ...]
+
+
+class _Cursor:
+    """Reads little-endian values off a file's bytes; ValueError past the end."""
+
+    def __init__(self, data: np.ndarray) -> None:
+        self.data, self.at = data, 0
+
+    def array(self, kind: str, count: int) -> np.ndarray:
+        dtype = np.dtype(kind)
+        stop = self.at + dtype.itemsize * count
+        if count < 0 or stop > len(self.data):
+            raise ValueError(f"ends at byte {len(self.data)}, want {stop}")
+        found = np.frombuffer(self.data[self.at : stop].tobytes(), dtype)
+        self.at = stop
+        return found
+
+    def one(self, kind: str) -> int:
+        return int(self.array(kind, 1)[0])
+
+
+@kernel
+def fnv(data: np.ndarray, start: int, end: int) -> np.uint32:
+    """fastText's hash: FNV-1a, 32 bits, of bytes taken as signed."""
+    h = np.uint32(2166136261)
+    for p in range(start, end):
+        b = np.uint32(data[p])
+        if b > 127:
+            b |= np.uint32(0xFFFFFF00)
+        h = np.uint32(h ^ b)
+        h = np.uint32(h * np.uint32(16777619))
+    return h
+
+
+@kernel
+def _scan_entries(data: np.ndarray, at: int, start: np.ndarray, end: np.ndarray) -> int:
+    """Bounds of the null-terminated words, each followed by a count (8 bytes) and a type (1); -1 if torn."""
+    for i in range(len(start)):
+        start[i] = at
+        while at < len(data) and data[at] != 0:
+            at += 1
+        end[i] = at
+        at += 10
+        if at > len(data):
+            return -1
+    return at
+
+
+@kernel
+def _fill_slots(text: np.ndarray, bounds: np.ndarray, slots: np.ndarray) -> None:
+    mask = np.uint32(len(slots) - 1)
+    for word in range(len(bounds) - 1):
+        slot = fnv(text, bounds[word], bounds[word + 1]) & mask
+        while slots[slot] >= 0:
+            slot = (slot + np.uint32(1)) & mask
+        slots[slot] = word
+
+
+def _quantised(cursor: _Cursor) -> np.ndarray:
+    """A product-quantised matrix, expanded."""
+    has_norms = cursor.one("<u1")
+    rows, dim, size = cursor.one("<i8"), cursor.one("<i8"), cursor.one("<i4")
+    codes = cursor.array("<u1", size)
+    centroids = _centroids(cursor, dim)
+    matrix = np.zeros((rows, dim), np.float32)
+    codes = codes.reshape(rows, len(centroids))
+    column = 0
+    for part, table in enumerate(centroids):
+        matrix[:, column : column + table.shape[1]] = table[codes[:, part]]
+        column += table.shape[1]
+    if has_norms:
+        norm_codes = cursor.array("<u1", rows)
+        matrix *= _centroids(cursor, 1)[0][norm_codes]
+    return matrix
+
+
+def _centroids(cursor: _Cursor, want_dim: int) -> list[np.ndarray]:
+    dim, parts, width, last = (cursor.one("<i4") for _ in range(4))
+    if dim != want_dim or parts < 1 or (parts - 1) * width + last != dim:
+        raise ValueError(f"quantiser of dim={dim}, parts={parts}, want dim={want_dim}")
+    values = cursor.array("<f4", dim * _CENTROIDS)
+    widths = [width] * (parts - 1) + [last]
+    starts = np.cumsum([0, *(w * _CENTROIDS for w in widths)])
+    return [
+        values[a : a + w * _CENTROIDS].reshape(_CENTROIDS, w) for a, w in zip(starts, widths, strict=False)
+    ]
+
+
+def _dense(cursor: _Cursor) -> np.ndarray:
+    rows, dim = cursor.one("<i8"), cursor.one("<i8")
+    return cursor.array("<f4", rows * dim).reshape(rows, dim)
+
+
+def _tree(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The Huffman tree as fastText builds it; nodes 0 to labels - 1 are the leaves."""
+    labels = len(counts)
+    left, right = np.full(2 * labels - 1, -1, np.int32), np.full(2 * labels - 1, -1, np.int32)
+    weight = [*counts.tolist(), *([10**15] * (labels - 1))]
+    leaf, node = labels - 1, labels
+    for i in range(labels, 2 * labels - 1):
+        pair = []
+        for _ in range(2):
+            if leaf >= 0 and weight[leaf] < weight[node]:
+                pair.append(leaf)
+                leaf -= 1
+            else:
+                pair.append(node)
+                node += 1
+        left[i], right[i] = pair
+        weight[i] = weight[pair[0]] + weight[pair[1]]
+    return left, right
+
+
+def read_classifier(data: np.ndarray, prefix: str) -> Classifier:
+    """Parse a model file (uint8 [bytes]); `prefix` begins labels. UnsupportedError, or ValueError if it is damaged."""
+    cursor = _Cursor(data)
+    if (cursor.one("<i4"), cursor.one("<i4")) != (MAGIC, VERSION):
+        raise UnsupportedError("not version 12 of the format")
+    args = dict(zip(_ARGS, cursor.array("<i4", len(_ARGS)).tolist(), strict=True))
+    cursor.array("<f8", 1)
+    if args["model"] != _SUPERVISED or args["word_ngrams"] > 1:
+        raise UnsupportedError("not a supervised model without word n-grams")
+    size, words, labels = (cursor.one("<i4") for _ in range(3))
+    cursor.one("<i8")
+    pruned = cursor.one("<i8")
+    if size != words + labels or labels < 1:
+        raise ValueError(f"dictionary of {size} entries, want {words} words + {labels} labels")
+    start, end = np.empty(size, np.int64), np.empty(size, np.int64)
+    at = _scan_entries(data, cursor.at, start, end)
+    if at < 0:
+        raise ValueError("torn dictionary")
+    cursor.at = at
+    counts = np.array([data[e + 1 : e + 9].copy().view("<i8")[0] for e in end[words:]], np.int64)
+    index = cursor.array("<i4", 2 * max(pruned, 0)).reshape(-1, 2)
+    rows = _quantised(cursor) if (quantised := cursor.one("<u1")) else _dense(cursor)
+    quantised_out = cursor.one("<u1")
+    outputs = _quantised(cursor) if quantised and quantised_out else _dense(cursor)
+    names = tuple(
+        bytes(data[a:b]).decode("utf-8", "replace") for a, b in zip(start[words:], end[words:], strict=True)
+    )
+    left, right = _tree(counts)
+    place = _places(args["bucket"] if args["maxn"] > 0 else 1, pruned, index, words)
+    if place.max(initial=-1) >= len(rows):
+        raise ValueError("an n-gram points past the matrix")
+    text, bounds, is_label, slots = _dictionary(data, start, end, words)
+    eos = [i for i in range(words) if bytes(data[start[i] : end[i]]) == EOS]
+    return Classifier(
+        args["dim"], args["minn"], args["maxn"], args["loss"], np.ascontiguousarray(rows),
+        np.ascontiguousarray(outputs), place, slots, text, bounds, is_label, eos[0] if eos else -1, left, right,
+        tuple(name.removeprefix(prefix) for name in names),
+    )  # fmt: skip
+
+
+def _places(bucket: int, pruned: int, index: np.ndarray, words: int) -> np.ndarray:
+    if pruned < 0:
+        return np.arange(words, words + bucket, dtype=np.int32)
+    place = np.full(bucket, -1, np.int32)
+    place[index[:, 0]] = words + index[:, 1]
+    return place
+
+
+def _dictionary(
+    data: np.ndarray, start: np.ndarray, end: np.ndarray, words: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    bounds = np.concatenate([[0], np.cumsum(end - start)]).astype(np.int64)
+    inside = np.zeros(len(data) + 1, np.int8)
+    np.add.at(inside, start, 1)
+    np.add.at(inside, end, -1)
+    text = data[np.cumsum(inside[:-1], dtype=np.int8) > 0]
+    is_label = np.zeros(len(start), np.uint8)
+    is_label[words:] = 1
+    slots = np.full(1 << max(int(len(start) * 2 - 1).bit_length(), 4), -1, np.int32)
+    _fill_slots(text, bounds, slots)
+    return text, bounds, is_label, slots

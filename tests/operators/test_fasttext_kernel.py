@@ -1,0 +1,152 @@
+"""The compiled prediction against fastText itself, on the embedded model; models that it leaves to fastText."""
+
+import json
+import unicodedata
+import warnings
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import zstandard
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from malmoi.operators import language
+from malmoi.operators.fasttext_file import UnsupportedError, fnv, read_classifier
+from malmoi.operators.fasttext_kernel import predict_batch
+from malmoi.operators.language import Model, load_model, model_path, predict
+from malmoi.operators.normalise import text_buffers
+
+SAMPLE = Path(__file__).resolve().parents[2] / "examples" / "sample"
+
+
+@cache
+def file_bytes() -> np.ndarray:
+    return np.fromfile(model_path("lid.176"), np.uint8)
+
+
+@cache
+def fasttext_itself() -> Model:
+    loaded = load_model("lid.176")
+    return Model(loaded.handle, loaded.labels)
+
+
+def sample(name: str) -> list[str]:
+    with zstandard.open(SAMPLE / name, "rt", encoding="utf-8") as lines:
+        return [json.loads(line)["text"] for line in lines]
+
+
+def check(texts: list[str]) -> None:
+    column = pa.array(texts, pa.large_string())
+    labels, scores = predict(load_model("lid.176"), column)
+    own_labels, own_scores = predict(fasttext_itself(), column)
+    assert labels.to_pylist() == own_labels.to_pylist()
+    np.testing.assert_allclose(scores, own_scores, atol=1e-4)
+
+
+def test_the_embedded_model_is_predicted_by_the_kernel() -> None:
+    assert load_model("lid.176").arrays is not None
+
+
+@pytest.mark.parametrize(
+    "name", ["docs-en.jsonl.zst", "docs-ko-old.jsonl.zst", "reviews-ko.jsonl.zst", "bible.jsonl.zst"]
+)
+def test_real_documents(stem: str) -> None:
+    check(sample(f"{stem}.jsonl.zst"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        " \t\n",
+        "말모이는 사전의 이름이다",
+        unicodedata.normalize("NFD", "말모이는 사전의 이름이다"),
+        "漢字とカナ, 한글 and Latin",
+        "👍👍 🇰🇷",
+        "a </s> 한국어는 읽지 않는다",
+        "</s>",
+        "__label__en 한국어 문장",
+        "__label__nothere",
+        "x\x00y\x0bz",
+        "line one\nline two\r\nline three",
+        "가" * 5000,
+        "word " * 3000,
+    ],
+)
+def test_odd_texts(text: str) -> None:
+    check([text])
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.text(max_size=30), max_size=8))
+def test_any_text(texts: list[str]) -> None:
+    check([text.encode("utf-8", "ignore").decode() for text in texts])
+
+
+def test_any_batching_gives_the_same_bits() -> None:
+    texts = sample("bible.jsonl.zst") + sample("reviews-ko.jsonl.zst")[:200]
+    model = load_model("lid.176").arrays
+    assert model is not None
+    whole = predict_batch(model, *text_buffers(pa.array(texts, pa.large_string())))
+    for size in (1, 7, 100):
+        parts = [
+            predict_batch(model, *text_buffers(pa.array(texts[i : i + size], pa.large_string())))
+            for i in range(0, len(texts), size)
+        ]
+        for whole_values, *values in zip(whole, *parts, strict=True):
+            assert np.concatenate(values).tobytes() == whole_values.tobytes()
+
+
+def test_the_hash_is_fasttexts() -> None:
+    def slow(data: bytes) -> int:
+        h = 2166136261
+        for byte in data:
+            h = ((h ^ (byte if byte < 128 else byte | 0xFFFFFF00)) * 16777619) & 0xFFFFFFFF
+        return h
+
+    for word in ("", "a", "말모이", "<ab>"):
+        data = word.encode()
+        assert fnv(np.frombuffer(data, np.uint8), 0, len(data)) == slow(data)
+
+
+def patched(position: int, value: int) -> np.ndarray:
+    data = file_bytes().copy()
+    data[position : position + 4] = np.frombuffer(np.int32(value).tobytes(), np.uint8)
+    return data
+
+
+@pytest.mark.parametrize(
+    ("data", "error"),
+    [
+        (lambda: patched(0, 1), UnsupportedError),
+        (lambda: patched(4, 11), UnsupportedError),
+        (lambda: patched(8 + 4 * 5, 2), UnsupportedError),  # word n-grams
+        (lambda: patched(8 + 4 * 7, 1), UnsupportedError),  # not supervised
+        (lambda: file_bytes()[:1000], ValueError),
+        (lambda: file_bytes()[:-100], ValueError),
+        (lambda: file_bytes()[:10], ValueError),
+    ],
+    ids=["magic", "version", "word n-grams", "vectors", "torn dictionary", "torn matrix", "torn head"],
+)
+def test_what_the_kernel_cannot_read_is_refused(data, error) -> None:
+    with pytest.raises(error):
+        read_classifier(data(), "__label__")
+
+
+def test_a_kernel_that_disagrees_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(language, "_models", {})
+    monkeypatch.setattr(language, "predict_batch", lambda model, data, offsets: (
+        np.zeros(len(offsets) - 1, np.int32), np.ones(len(offsets) - 1)
+    ))  # fmt: skip
+    with pytest.warns(
+        UserWarning, match="by fastText itself, which is slower .the kernel.s answers differ"
+    ):
+        model = load_model("lid.176")
+    assert model.arrays is None
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        labels, _ = predict(model, pa.array(["한국어 문장입니다."], pa.large_string()))
+    assert labels.to_pylist() == ["ko"]

@@ -50,9 +50,7 @@ def test_the_embedded_model_is_predicted_by_the_kernel() -> None:
     assert load_model("lid.176").arrays is not None
 
 
-@pytest.mark.parametrize(
-    "name", ["docs-en.jsonl.zst", "docs-ko-old.jsonl.zst", "reviews-ko.jsonl.zst", "bible.jsonl.zst"]
-)
+@pytest.mark.parametrize("stem", ["docs-en", "docs-ko-old", "reviews-ko", "bible"])
 def test_real_documents(stem: str) -> None:
     check(sample(f"{stem}.jsonl.zst"))
 

@@ -71,7 +71,7 @@ class Verdicts:
 
 def decide(session: Session) -> dict[str, Any]:
     """Deduplicate, mix, write the verdicts; the counts come from the commit record where it is done."""
-    job = Job(STAGE, "all", lambda folder, _: _decide(session, folder), None)
+    job = Job(STAGE, "all", lambda folder, _: _decide(session, folder), None, session.plan.key)
     counts = committed(session.folder, job)
     return counts if counts is not None else execute(session.folder, job)
 

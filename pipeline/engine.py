@@ -34,12 +34,16 @@ EngineKind = Literal["ray", "local"]
 
 @dataclass(frozen=True)
 class Job:
-    """One unit of work: `work(folder, payload)` returns its counts, with written files under `files`."""
+    """One unit of work: `work(folder, payload)` returns its counts, with written files under `files`.
+
+    `plan`: the key of the plan that it belongs to; a record of another plan's job does not count.
+    """
 
     stage: str
     name: str
     work: Work
     payload: Any = field(compare=False)
+    plan: str = ""
 
     @property
     def record(self) -> str:
@@ -52,7 +56,10 @@ def committed(folder: Folder, job: Job) -> Counts | None:
         return None
     try:
         counts: Counts = json.loads(folder.read_bytes(job.record))
-        whole = all(folder.exists(name) and folder.size(name) == size for name, size, _ in counts["files"])
+        whole = counts["plan"] == job.plan
+        whole = whole and all(
+            folder.exists(name) and folder.size(name) == size for name, size, _ in counts["files"]
+        )
     except (ValueError, KeyError, TypeError):
         return None
     return counts if whole else None
@@ -63,6 +70,7 @@ def execute(folder: Folder, job: Job) -> Counts:
     started = time.perf_counter()
     counts = dict(job.work(folder, job.payload))
     counts.setdefault("files", [])
+    counts["plan"] = job.plan
     counts["seconds"] = round(time.perf_counter() - started, 4)
     folder.write_bytes(job.record, json.dumps(counts, sort_keys=True, ensure_ascii=False).encode())
     return counts
@@ -206,7 +214,7 @@ def run_jobs(
         counts = committed(folder, job)
         if counts is not None:
             done[job.name] = counts
-            tick(counts)
+            tick({**counts, "earlier": True})
     rest = [job for job in jobs if job.name not in done]
     if rest:
         here = ((job.name, execute(folder, job)) for job in rest)

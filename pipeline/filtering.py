@@ -118,6 +118,8 @@ def _apply(step: Operator, table: pa.Table) -> pa.Table:
     """One step; what it breaks of the contract is said with its name, so that a user's operator can be mended."""
     try:
         done = step(table)
+    except MemoryError:
+        raise
     except Exception as error:
         place = (
             f"{table.column('id')[0].as_py()!r} and {table.num_rows - 1:,} more" if table.num_rows else "none"

@@ -6,6 +6,7 @@ import inspect
 import json
 import sys
 from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,10 @@ import xxhash
 from malmoi.operators.config import settings_of
 from malmoi.operators.contract import Operator
 
+from .errors import ChangedError
+
 _OURS = "malmoi.operators"
+_PACKAGES = {"language": ("fasttext-predict",), "token_count": ("tokenizers",)}
 
 
 def plain(value: Any) -> Any:
@@ -61,3 +65,31 @@ def identity_of(step: Operator) -> dict[str, Any]:
     }
     files, code = files_of(step), code_of(step)
     return found | ({"files": files} if files else {}) | ({"code": code} if code else {})
+
+
+def libraries(steps: tuple[Operator, ...]) -> dict[str, str]:
+    """Versions of what makes the files and the signals; another version may give other bytes."""
+    names = ["pyarrow", "numpy", "numba", "xxhash", "zstandard"]
+    names += sorted({name for step in steps for name in _PACKAGES.get(step.name, ())})
+    return {name: _version(name) for name in names} | {"python": ".".join(map(str, sys.version_info[:2]))}
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def check_steps(steps: tuple[Operator, ...], planned: list[dict[str, Any]]) -> None:
+    """ChangedError where a step's files or code are no longer what they were at the plan."""
+    for step, before in zip(steps, planned, strict=True):
+        try:
+            now = identity_of(step)
+        except OSError as error:
+            raise ChangedError(f"step {step.name}: {error}, a file that it reads is gone") from error
+        if now != before:
+            raise ChangedError(
+                f"step {step.name}: changed while the run went on (was {before}, is {now}); parts of both may be in "
+                "the folder: delete it and run again"
+            )

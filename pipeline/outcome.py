@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import numba
-import numpy as np
-import pyarrow as pa
-import xxhash
 from pydantic import TypeAdapter
 
 from .engine import Counts
-from .identity import files_of
+from .errors import MalmoiError
 from .manifest import SCHEMES, Book, Dedup, Group, Input, Manifest, Mixture, Output
 from .plan import Plan
 from .scatter import SCHEME as ORDER_SCHEME
@@ -74,22 +69,37 @@ def _mixture(plan: Plan, decided: Counts, read: Mapping[str, Mapping[str, int]])
     return Mixture(by, method, unit, tuple(groups), tuple(decided["notes"]))
 
 
-def _versions(plan: Plan) -> dict[str, str]:
-    """What can change the bytes written: our version and the libraries that make the files."""
-    return {
-        "malmoi": plan.identity["malmoi"],
-        "python": f"{sys.version_info.major}.{sys.version_info.minor}",
-        "pyarrow": pa.__version__,
-        "numpy": np.__version__,
-        "numba": numba.__version__,
-        "xxhash": xxhash.VERSION,
-    }
+def _steps(plan: Plan) -> tuple[dict[str, int], dict[str, str | None]]:
+    """(operator -> version, operator's file -> content); a second step of one operator is `<name>#2`."""
+    versions: dict[str, int] = {}
+    files: dict[str, str | None] = {}
+    for step in plan.identity["operators"]:
+        same = sum(name.partition("#")[0] == step["name"] for name in versions)
+        name = f"{step['name']}#{same + 1}" if same else step["name"]
+        versions[name] = step["version"]
+        files |= {f"{name} file": f"{file} xxh3_128 {hash_}" for file, hash_ in step.get("files", {}).items()}
+    return versions, files
 
 
-def _step_files(plan: Plan) -> dict[str, str | None]:
-    """The models and tokenizers used, by content."""
-    files = [(step.name, name, digest) for step in plan.steps for name, digest in files_of(step).items()]
-    return {f"{step} file": f"{name} xxh3_128 {digest}" for step, name, digest in files}
+def _check_written(books: list[Book], decided: Counts, written: list[Counts], aside: list[Counts]) -> None:
+    """MalmoiError unless exactly the planned rows are in the corpus, in dropped/ and in quarantine/."""
+    groups = decided["groups"]["source"].values()
+    lost = sum(sum(book.dropped.values()) for book in books)
+    bad = sum(book.quarantined for book in books)
+    for what, found, want in (
+        ("rows in the corpus", sum(x["read"] for x in written), sum(group["rows"] for group in groups)),
+        (
+            "bytes of text in the corpus",
+            sum(x["text_bytes"] for x in written),
+            sum(group["text_bytes"] for group in groups),
+        ),
+        ("documents in dropped/", sum(x["dropped_rows"] for x in aside), lost),
+        ("records in quarantine/", sum(x["quarantine_rows"] for x in aside), bad),
+    ):
+        if found != want:
+            raise MalmoiError(
+                f"write: the books do not balance: {found:,} {what}, want {want:,}; please report this"
+            )
 
 
 def build_manifest(
@@ -108,13 +118,15 @@ def build_manifest(
     both = read["source"] | quarantined
     sources = {name: read["source"].get(name, 0) + quarantined.get(name, 0) for name in both}
     identity = plan.identity
+    versions, files = _steps(plan)
+    _check_written(books, decided, written, aside)
     order = ORDER_SCHEME if plan.recipe.write.shuffle else None
     return Manifest(
         name=plan.recipe.name,
         recipe=identity["recipe"] | {"output": plan.recipe.output},
-        versions=_versions(plan),
-        operators={step.name: step.version for step in plan.steps},
-        schemes={**SCHEMES, **identity["schemes"], "order": order} | _step_files(plan),
+        versions={"malmoi": identity["malmoi"], **identity["libraries"]},
+        operators=versions,
+        schemes={**SCHEMES, **identity["schemes"], "order": order} | files,
         books=tuple(books),
         inputs=tuple(Input(**entry) for entry in identity["inputs"]),
         corpus=tuple(_outputs(written, "read")),

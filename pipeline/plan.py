@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import pyarrow as pa
+import xxhash
 
 from malmoi.operators.contract import LANGUAGE, Operator
 from malmoi.operators.exact import ID_SCHEME, TEXT_SCHEME
@@ -19,7 +22,7 @@ from .config import build_steps, check_columns
 from .errors import RecipeError, SourceError
 from .files import InputFile, find_files
 from .filtering import FilterPart, KeySpec, documents_schema
-from .identity import identity_of
+from .identity import identity_of, libraries, plain
 from .recipe import Recipe, Source
 from .sources import Part, split_parts
 
@@ -108,9 +111,9 @@ class Plan:
         documents = sum(source.text_bytes for source in self.sources) // ASSUMED_DOCUMENT_BYTES
         return WORKER_BASE_BYTES + documents * KEY_BYTES_PER_DOCUMENT
 
-    @property
+    @cached_property
     def identity(self) -> dict[str, Any]:
-        """All that decides the output; two runs with the same identity give the same bytes."""
+        """All that decides the output; two runs with the same identity give the same bytes. Made once."""
         recipe = self.recipe.model_dump(mode="json", exclude={"run", "output", "output_options"})
         for source in recipe["sources"]:
             source.pop("storage_options", None)
@@ -136,7 +139,26 @@ class Plan:
                 for file in planned.files
             ],
             "parts": self.num_parts,
+            "cuts": self._cuts,
+            "columns": {field.name: str(field.type) for field in self.extras},
+            "libraries": libraries(self.steps),
         }
+
+    @cached_property
+    def key(self) -> str:
+        """xxh3_128 of the identity, in every commit record: work for another plan is never taken for ours."""
+        return str(xxhash.xxh3_128_hexdigest(json.dumps(plain(self.identity), sort_keys=True).encode()))
+
+    @property
+    def _cuts(self) -> str:
+        """xxh3_128 of where the input is cut into parts, and with which columns each source is read."""
+        cuts = [
+            [part.index, [[piece.file.relpath, piece.start, piece.stop] for piece in part.pieces]]
+            for planned in self.sources
+            for part in planned.parts
+        ]
+        columns = [[planned.source.name, str(planned.extras)] for planned in self.sources]
+        return str(xxhash.xxh3_128_hexdigest(json.dumps([cuts, columns]).encode()))
 
 
 def malmoi_version() -> str:

@@ -31,11 +31,21 @@ class Tally:
     read: int = 0
     text_bytes: int = 0
     quarantined: int = 0
+    earlier: tuple[int, int] = (0, 0)
     dropped: Counter[str] = field(default_factory=Counter)
 
     def add(self, counts: Mapping[str, Any]) -> None:
-        """Counts of one finished part: read, dropped {reason: n}, quarantined, text_bytes; all optional."""
+        """Counts of one finished part: read, dropped {reason: n}, quarantined, text_bytes; all optional.
+
+        With `earlier` the part was finished by an earlier call: it counts, but not towards the speed.
+        """
         self.done += 1
+        if counts.get("earlier"):
+            documents, text_bytes = self.earlier
+            self.earlier = (
+                documents + int(counts.get("read", 0)),
+                text_bytes + int(counts.get("text_bytes", 0)),
+            )
         self.read += int(counts.get("read", 0))
         self.text_bytes += int(counts.get("text_bytes", 0))
         self.quarantined += int(counts.get("quarantined", 0))
@@ -51,7 +61,8 @@ class Tally:
 
     @property
     def speed(self) -> str:
-        return f"{self.read / self.seconds:,.0f} docs/s  {self.text_bytes / 1e6 / self.seconds:,.1f} MB/s"
+        documents, text_bytes = self.read - self.earlier[0], self.text_bytes - self.earlier[1]
+        return f"{documents / self.seconds:,.0f} docs/s  {text_bytes / 1e6 / self.seconds:,.1f} MB/s"
 
     @property
     def losses(self) -> str:

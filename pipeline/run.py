@@ -7,7 +7,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from .errors import ChangedError
 from .filtering import STAGE as FILTER
 from .filtering import filter_part
 from .gather import gather
-from .identity import plain
+from .identity import check_steps, plain
 from .lock import only_run
 from .manifest import FILE as MANIFEST
 from .manifest import Manifest
@@ -62,16 +62,25 @@ class Session:
             where = os.environ.get("RAY_ADDRESS", "this machine")
             cold = "" if _compiled() else "; the first run also compiles the kernels, some 20 seconds"
             self.console.print(f"Ray on {escape(where)}{cold}", soft_wrap=True)
+            begin = time.perf_counter()
             self.num_cpus = start_ray(self.plan.recipe.run)
+            self.took("start", time.perf_counter() - begin)
             self.started = True
+        jobs = [replace(job, plan=self.plan.key) for job in jobs]
         begin = time.perf_counter()
         if shown:
             with stage_progress(stage, len(jobs), self.console) as tick:
                 counts = self._run(jobs, tick)
         else:
             counts = self._run(jobs, lambda _: None)
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - begin
+        self.took(stage, time.perf_counter() - begin)
         return counts
+
+    def took(self, stage: str, seconds: float) -> None:
+        """Add to the stage's time, over all calls that worked on this run, and keep it in the folder."""
+        for name in (stage, "total"):
+            self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+        self.folder.write_bytes(REPORT, json.dumps(self.seconds, indent=1).encode())
 
     def _run(self, jobs: list[Job], tick: Callable[[Counts], None]) -> list[Counts]:
         return run_jobs(self.folder, jobs, engine=self.engine, num_cpus=self.num_cpus, tick=tick)
@@ -106,19 +115,17 @@ def run_plan(plan: Plan, *, console: Console, engine: EngineKind = "ray") -> Man
     """
     folder = Folder(plan.recipe.output, plan.recipe.output_options)
     with only_run(folder):
-        _same_plan(folder, plan)
+        _same_plan(folder, plan, but="libraries" if folder.exists(MANIFEST) else "")
         done = _finished(folder, console)
         if done is not None:
             _clean(folder)
             console.print(f"all done already: {escape(folder.url)} (nothing was read or written)")
             print_summary(done, _report(folder), console, folder.url)
             return done
+        _same_plan(folder, plan)
         folder.clean_temps()
-        session = Session(plan, folder, console, engine)
-        begin = time.perf_counter()
+        session = Session(plan, folder, console, engine, seconds=_report(folder))
         manifest = _stages(session)
-        session.seconds["total"] = time.perf_counter() - begin
-        folder.write_bytes(REPORT, json.dumps(session.seconds, indent=1).encode())
         _clean(folder)
         print_summary(manifest, session.seconds, console, folder.url)
         return manifest
@@ -129,7 +136,10 @@ def _stages(session: Session) -> Manifest:
     parts = range(plan.num_parts)
     jobs = [Job(FILTER, part_name(i), filter_part, work) for i, work in enumerate(plan.jobs())]
     filtered = session.run(FILTER, jobs)
+    begin, counted = time.perf_counter(), session.seconds.get("total", 0.0)
     decided = decide.decide(session)
+    verifying = session.seconds.get("total", 0.0) - counted
+    session.took("decide", time.perf_counter() - begin - verifying)
     schema = corpus_schema(plan.documents, plan.extras.names, signals=plan.recipe.write.signals)
     shards = plan_shards(
         [measure_part(folder, i) for i in parts], plan.recipe.write, plan.recipe.seed, schema
@@ -141,6 +151,7 @@ def _stages(session: Session) -> Manifest:
     aside = session.run(
         "dropped", [Job("dropped", part_name(i), write_dropped, i) for i in parts], shown=False
     )
+    check_steps(plan.steps, plan.identity["operators"])
     manifest = build_manifest(
         plan, filtered, decided, written, aside, diversity(folder, filtered, written, decided)
     )
@@ -174,13 +185,26 @@ def _clean(folder: Folder) -> None:
             folder.remove(name)
 
 
-def _same_plan(folder: Folder, plan: Plan) -> None:
-    """Write the plan's identity into a new folder; refuse a folder that holds another's."""
-    now = json.dumps(plain(plan.identity), indent=1, ensure_ascii=False, sort_keys=True)
+def _same_plan(folder: Folder, plan: Plan, *, but: str = "") -> None:
+    """Write the plan's identity into a new folder; refuse a folder that holds another's.
+
+    `but`: a part of the identity that may differ (a finished run is not made again by newer libraries).
+    """
     if not folder.exists(PLAN):
-        folder.write_bytes(PLAN, now.encode())
+        if folder.list("stages/filter"):
+            raise ChangedError(
+                f"{folder.url}: holds parts of a run but not its {PLAN}; choose another `output`, or delete the folder"
+            )
+        folder.write_bytes(PLAN, _text(plan.identity).encode())
         return
-    before = folder.read_bytes(PLAN).decode("utf-8", "replace")
+    try:
+        held = json.loads(folder.read_bytes(PLAN))
+    except ValueError as error:
+        raise ChangedError(f"{folder.join(PLAN)}: not a plan ({error}); choose another `output`") from error
+    before, now = (
+        _text({key: value for key, value in identity.items() if key != but})
+        for identity in (held, plan.identity)
+    )
     if before == now:
         return
     lines = difflib.unified_diff(
@@ -193,3 +217,7 @@ def _same_plan(folder: Folder, plan: Plan) -> None:
         + "\n".join(shown[:40])
         + more
     )
+
+
+def _text(identity: dict[str, Any]) -> str:
+    return json.dumps(plain(identity), indent=1, ensure_ascii=False, sort_keys=True)

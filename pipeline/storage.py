@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import fsspec
@@ -24,6 +24,10 @@ import fsspec
 from .errors import StorageError
 
 TEMP_PREFIX = ".tmp-"
+_TEMP = re.compile(re.escape(TEMP_PREFIX) + "[0-9a-f]{32}-.")
+
+# The folders of a run in which files are made, besides the top one and each stage's.
+WRITTEN = ("stages", "corpus", "dropped", "quarantine")
 
 # An upload becomes visible when it is closed, and replaces the old object at once.
 OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss"})
@@ -257,20 +261,27 @@ class Folder:
                 fs.rm(path)
 
     def clean_temps(self) -> int:
-        """Remove what killed writers left, at all depths, and return how many; no writer may be at work.
+        """Remove what killed writers left and return how many; no writer may be at work.
 
-        On object stores nothing is visible to remove: let the bucket's lifecycle rule end uploads that
-        were never completed.
+        Only names that `create` makes, and only in the folders that a run writes to: the output folder may
+        hold files of others. On object stores nothing is visible to remove: let the bucket's lifecycle rule
+        end uploads that were never completed.
         """
-        if self.is_local:
-            temps = [str(path) for path in Path(self.url).rglob(f"{TEMP_PREFIX}*") if path.is_file()]
-            for temp in temps:
-                os.unlink(temp)
-            return len(temps)
-        if self.url.split("://", 1)[0] in OBJECT_STORES:
+        if not self.is_local and self.url.split("://", 1)[0] in OBJECT_STORES:
             return 0
-        fs, path = self._remote("")
-        found = [name for name in fs.find(path) if name.rsplit("/", 1)[-1].startswith(TEMP_PREFIX)]
-        for name in found:
-            fs.rm(name)
-        return len(found)
+        fs, top = file_system(self.url, self.options)
+        fs.invalidate_cache()
+
+        def entries(folder: str, kind: str) -> list[str]:
+            try:
+                rows = fs.ls(folder, detail=True)
+            except (FileNotFoundError, NotADirectoryError):
+                return []
+            return [row["name"].rstrip("/") for row in rows if row["type"] == kind]
+
+        folders = [top, *(f"{top}/{name}" for name in WRITTEN), *entries(f"{top}/stages", "directory")]
+        found = [name for folder in folders for name in entries(folder, "file")]
+        temps = [name for name in found if _TEMP.match(name.rsplit("/", 1)[-1])]
+        for name in temps:
+            fs.rm_file(name)
+        return len(temps)

@@ -14,6 +14,9 @@ from malmoi.pipeline.errors import StorageError
 from malmoi.pipeline.storage import Folder
 
 
+KILLED = f".tmp-{uuid.uuid4().hex}-a.parquet"
+
+
 @pytest.fixture(params=["local", "file", "memory"])
 def folder(request, tmp_path):
     urls = {
@@ -40,15 +43,36 @@ def test_round_trip(folder, data):
 def test_list_is_sorted_and_hides_temps(folder):
     for name in ("b", "a", "c/d"):
         folder.write_bytes(name, b"x")
-    folder.write_bytes(".tmp-killed", b"x")
+    folder.write_bytes(KILLED, b"x")
     assert folder.list() == ["a", "b"]
     assert folder.list("c") == ["c/d"]
     assert folder.list("nothing/here") == []
     assert folder.clean_temps() == 1
-    assert not folder.exists(".tmp-killed")
+    assert not folder.exists(KILLED)
     folder.remove("a")
     folder.remove("a")
     assert folder.list() == ["b"]
+
+
+def test_only_our_own_temps_are_removed(folder):
+    ours = [f"{place}{KILLED}" for place in ("", "stages/filter/", "corpus/", "dropped/", "quarantine/")]
+    others = [
+        "x/.tmp-notes",
+        ".tmp-notes",
+        "stages/filter/.tmp-1/a",
+        f"corpus/deep/{KILLED}",
+        f"mine/{KILLED}",
+    ]
+    for name in ours + others:
+        folder.write_bytes(name, b"x")
+    assert folder.clean_temps() == len(ours)
+    assert not any(folder.exists(name) for name in ours)
+    assert all(folder.exists(name) for name in others)
+    assert folder.clean_temps() == 0
+
+
+def test_no_temps_in_no_folder(tmp_path):
+    assert Folder(str(tmp_path / "none")).clean_temps() == 0
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])

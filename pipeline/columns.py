@@ -20,6 +20,7 @@ from .recipe import Source
 RESERVED = frozenset(
     {"id", "source", "text", "drop", "language", "language_score", "reason", "duplicate_of"}
     | {"duplicate_source", "similarity", "copies", "num_tokens", "input_ids"}
+    | {"epoch", "order key"}
 )
 _PREFIX = "input_"
 
@@ -129,8 +130,8 @@ def _jsonl_columns(source: Source, file: InputFile) -> dict[str, str] | SourceEr
             record = json.loads(line)
             if isinstance(record, dict):
                 records += 1
-                for name, value in record.items():
-                    kinds[name] = _unify(kinds.get(name, "null"), _kind_of_value(value))
+                for name in filter(_encodes, record):
+                    kinds[name] = _unify(kinds.get(name, "null"), _kind_of_value(record[name]))
     if not records and sample.strip():
         if sample.lstrip().startswith(b"["):
             mend = "it is a JSON array: make one object a line of it, for instance with jq -c '.[]'"
@@ -138,6 +139,15 @@ def _jsonl_columns(source: Source, file: InputFile) -> dict[str, str] | SourceEr
             mend = "want one JSON object a line"
         return SourceError(f"source {source.name}: {file.url}: no record in its first lines; {mend}")
     return kinds
+
+
+def _encodes(name: str) -> bool:
+    """Whether a name is UTF-8; half of a surrogate pair in a key makes a record unusable, not a column."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _sample(source: Source, file: InputFile) -> bytes:

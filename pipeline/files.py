@@ -86,7 +86,8 @@ def find_files(source: Source, base: str) -> list[InputFile]:
     def describe(file: _Found, name: str) -> InputFile:
         kind, compression = cast("tuple[Format, Compression]", _kind(source, file.url))
         mark = _fingerprint(source, file)
-        return InputFile(file.url, name, file.size, kind, compression, mark)
+        shown = os.fsencode(name).decode("utf-8", "backslashreplace")  # a name need not be UTF-8
+        return InputFile(file.url, shown, file.size, kind, compression, mark)
 
     with ThreadPoolExecutor(_THREADS) as pool:
         described = pool.map(describe, files, names)

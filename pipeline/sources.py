@@ -50,7 +50,7 @@ class Part:
     pieces: tuple[Piece, ...]
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), ensure_ascii=False)
+        return json.dumps(asdict(self))  # ASCII: a path need not be UTF-8
 
     @staticmethod
     def from_json(text: str) -> Part:

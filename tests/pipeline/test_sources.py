@@ -208,6 +208,7 @@ def test_names_go_there_and_back():
     for name in ("a", "id", "input_id", "input_input_id", "a.b", "input_a", "input_a.b", "inputs", ""):
         assert original_name(travelling_name(name)) == name
     assert travelling_name("input_a") == "input_a"
+    assert [travelling_name(name) for name in ("epoch", "order key")] == ["input_epoch", "input_order key"]
 
 
 @pytest.mark.parametrize(
@@ -357,3 +358,25 @@ def test_memory_is_bounded(tmp_path):
     tracemalloc.stop()
     assert rows == 50_000
     assert peak < 20 * 2**20
+
+
+def test_a_key_that_is_not_utf8(tmp_path):
+    lay(tmp_path, a_jsonl=b'{"text": "a", "\\ud800": 1}\n{"text": "b", "n": 2}\n')
+    source = made(tmp_path)
+    assert infer_extras(source, find_files(source, "/")).names == ["n"]
+    table, bad = read(source)
+    assert table["text"].to_pylist() == ["b"]
+    assert [row["reason"] for row in bad] == ["quarantine.lone_surrogate"]
+
+
+def test_a_file_name_that_is_not_utf8(tmp_path):
+    path = os.fsencode(tmp_path) + b"/\xff\xea\xb0\x80.jsonl"
+    with open(path, "wb") as file:
+        file.write(b'{"text": "a"}\nbad\n')
+    source = made(tmp_path)
+    assert names(source) == ["\\xff가.jsonl"]
+    table, bad = read(source)
+    assert table["id"].to_pylist() == ["\\xff가.jsonl#0"]
+    assert [row["file"] for row in bad] == ["\\xff가.jsonl"]
+    [part] = split_parts(source, find_files(source, "/"), 1000)
+    assert Part.from_json(part.to_json().encode().decode()) == part

@@ -46,6 +46,8 @@ def to_json(values: pa.Array) -> pa.Array:
         return _wrapped(wide, pairs, "{", "}")
     if pa.types.is_struct(kind):
         return _struct(values)
+    if pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind):
+        return to_json(pa.array(values.to_pylist(), pa.large_list(kind.value_field)))
     if pa.types.is_nested(kind):
         wide = values.cast(pa.large_list(kind.value_type))
         return _wrapped(wide, to_json(wide.flatten()), "[", "]")

@@ -248,6 +248,14 @@ def test_json_has_no_nan():
     assert to_json(pa.array([[float("nan"), float("inf"), 1.0]])).to_pylist() == ["[null,null,1]"]
 
 
+@pytest.mark.parametrize("view", [pa.list_view, pa.large_list_view])
+def test_json_of_list_views(view):
+    values = pa.array([[9], [1, 2], [], None, [None, 3]], view(pa.int64()))
+    assert to_json(values.slice(1)).to_pylist() == ["[1,2]", "[]", "null", "[null,3]"]
+    nested = pa.array([[[1], None], [[2, 3]]], view(view(pa.int64())))
+    assert to_json(nested).to_pylist() == ["[[1],null]", "[[2,3]]"]
+
+
 def test_invalid_utf8_as_python_says():
     rng = np.random.default_rng(1)
     pieces = [rng.bytes(3) if i % 2 else "가é😀"[: i % 4].encode()[: i % 9] for i in range(3000)]

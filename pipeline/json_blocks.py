@@ -38,7 +38,7 @@ def blocks(
     end = sys.maxsize if stop is None else stop
     base = 0
     if start:
-        base, pieces = _next_line(pieces, start - 1)
+        base, pieces = _next_line(pieces, start - 1, end)
     for event in _cut(pieces, base, end, block_bytes, max_record_bytes):
         if event.offset >= end:
             return
@@ -50,13 +50,18 @@ def blocks(
             yield event
 
 
-def _next_line(pieces: Iterator[bytes], base: int) -> tuple[int, Iterator[bytes]]:
-    """Drop the bytes up to the first newline: the offset of the line after it, and what follows."""
+def _next_line(pieces: Iterator[bytes], base: int, end: int) -> tuple[int, Iterator[bytes]]:
+    """Drop the bytes up to the first newline: the offset of the line after it, and what follows.
+
+    Nothing follows where that line begins at `end` or later.
+    """
     for piece in pieces:
         cut = piece.find(b"\n") + 1
         if cut:
             return base + cut, chain([piece[cut:]], pieces)
         base += len(piece)
+        if base >= end:
+            break
     return base, iter(())
 
 

@@ -454,3 +454,10 @@ def test_zstd_block_kinds(rle):
     data = b'{"text":"' + (b"a" * 400_000 if rle else np.random.default_rng(0).bytes(150_000).hex().encode())
     packed_data = zstandard.compress(data + b'"}\n')
     assert len(read(packed_data, PLAIN, "zstd")[0]) == 1
+
+
+def test_a_part_within_one_line_reads_no_further():
+    piece = bytes(1000)
+    left = iter([piece] * 100)
+    assert list(blocks(left, 5001, 7000, 4096, 10**6)) == []
+    assert len(list(left)) == 98

@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, BinaryIO, Literal, cast
 
 import xxhash
@@ -156,10 +157,14 @@ def _local(path: str) -> tuple[list[_Found], _Found | None]:
         return _walk(path, path), None
     root = _glob_root(path)
     found: list[_Found] = []
+    is_run = cache(_is_run)
     for match in sorted(glob.glob(path, recursive=True)):
         if os.path.isdir(match) and "**" not in path:
-            found += _walk(match, root)
+            found += [] if _is_run(match) else _walk(match, root)
         elif os.path.isfile(match) and not _hidden(os.path.relpath(match, root)):
+            parts = os.path.relpath(match, root).split("/")[:-1]
+            if any(is_run("/".join([root, *parts[: i + 1]])) for i in range(len(parts))):
+                continue
             found.append(_Found(match, root, os.path.getsize(match), ""))
     return found, None
 
@@ -185,12 +190,17 @@ def _walk(top: str, root: str) -> list[_Found]:
             folders.clear()
             continue
         seen.add(real)
-        folders[:] = sorted(name for name in folders if not _hidden(name))
+        folders[:] = sorted(name for name in folders if not _hidden(name) and not _is_run(f"{folder}/{name}"))
         for name in sorted(names):
             path = os.path.join(folder, name)
             if not _hidden(name) and os.path.isfile(path):
                 found.append(_Found(path, root, os.path.getsize(path), ""))
     return found
+
+
+def _is_run(path: str) -> bool:
+    """Whether a folder is the output of a run: met within a source, its files are no input of the next one."""
+    return os.path.isfile(f"{path}/plan.json") and os.path.isdir(f"{path}/stages")
 
 
 def _remote(url: str, options: Mapping[str, Any]) -> tuple[list[_Found], _Found | None]:
@@ -247,8 +257,10 @@ def _relative(files: Iterable[tuple[str, str]]) -> list[str]:
     for names in (below, named):
         if len(set(names)) == len(names):
             return names
-    common = os.path.commonpath([url for _, url in pairs])
-    return [os.path.relpath(url, common) for _, url in pairs]
+    # Local paths and URLs have nothing in common: "/a/b" and "/s3/bucket/b" are then below "/".
+    paths = [url if is_local(url) else "/" + url.replace("://", "/", 1) for _, url in pairs]
+    common = os.path.commonpath(paths)
+    return [os.path.relpath(path, common) for path in paths]
 
 
 def _fingerprint(source: Source, file: _Found) -> str:

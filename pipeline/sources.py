@@ -29,6 +29,7 @@ __all__ = ["Batch", "InputFile", "Part", "Piece", "find_files", "infer_extras", 
 
 _BLOCK_BYTES = 2 * 1024**2
 _WHOLE = -1
+_LEAST_BYTES = 256  # of a byte range; one part a byte would be of no use
 _COMPRESSED = 4  # text is about four times its size as .gz or .zst: parts of both kinds are alike in work
 
 
@@ -87,7 +88,7 @@ def split_parts(source: Source, files: list[InputFile], part_bytes: int, first: 
 def _units(source: Source, file: InputFile, part_bytes: int) -> list[tuple[Piece, int]]:
     """The smallest pieces that a file is cut into, with their bytes uncompressed."""
     if file.format == "jsonl":
-        count = -(-file.size // part_bytes) if not file.compression else 1
+        count = -(-file.size // max(part_bytes, _LEAST_BYTES)) if not file.compression else 1
         if count == 1:
             return [(Piece(file, 0, _WHOLE), file.size * (_COMPRESSED if file.compression else 1))]
         edges = [file.size * i // count for i in range(count + 1)]

@@ -8,6 +8,7 @@ import os
 import pickle
 import tracemalloc
 
+import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -380,3 +381,35 @@ def test_a_file_name_that_is_not_utf8(tmp_path):
     assert [row["file"] for row in bad] == ["\\xff가.jsonl"]
     [part] = split_parts(source, find_files(source, "/"), 1000)
     assert Part.from_json(part.to_json().encode().decode()) == part
+
+
+@pytest.mark.parametrize("path", [".", "*", "**/*.jsonl", "../*/"])
+def test_the_output_of_a_run_is_no_input(tmp_path, path):
+    base = tmp_path / "in"
+    lay(
+        base,
+        a_jsonl=jsonl(),
+        out__plan_json=b"{}",
+        out__corpus__s_jsonl=jsonl(),
+        no__plan_json=b'{"text":""}',
+    )
+    (base / "out" / "stages").mkdir()
+    expected = ["in/a.jsonl", "in/no/plan.json"] if path == "../*/" else ["a.jsonl", "no/plan.json"]
+    assert names(made(path), str(base)) == [name for name in expected if "**" not in path or "jsonl" in name]
+    assert names(made("out/corpus"), str(base)) == ["s.jsonl"]
+
+
+def test_local_and_remote_files_of_one_name(tmp_path):
+    lay(tmp_path, a__b__x_jsonl=b"{}")
+    with fsspec.open("memory://a/b/x.jsonl", "wb") as file:
+        file.write(b"{}")
+    found = find_files(made(("a/b", "memory://a/b")), str(tmp_path))
+    assert [file.relpath for file in found] == ["memory/a/b/x.jsonl", f"{tmp_path}/a/b/x.jsonl".lstrip("/")]
+
+
+def test_a_part_is_not_a_byte(tmp_path):
+    lay(tmp_path, a_jsonl=jsonl())
+    source = made(tmp_path)
+    [file] = find_files(source, "/")
+    assert len(split_parts(source, [file], 1)) == -(-file.size // 256)
+    assert read(source, part_bytes=1)[0].num_rows == 300

@@ -141,8 +141,13 @@ def align(table: pa.Table, extras: pa.Schema) -> pa.Table:
     """Give a source's table the extra columns of all sources: absent ones null, types unified."""
     columns = [(name, table.column(name)) for name in ("id", "source", TEXT)]
     for field in extras:
-        there = field.name in table.column_names
-        values = table.column(field.name).cast(field.type) if there else pa.nulls(table.num_rows, field.type)
+        if field.name not in table.column_names:
+            values = pa.nulls(table.num_rows, field.type)
+        else:
+            values = table.column(field.name)
+            # The nearest double of a large integer will do where another source's column holds fractions.
+            widened = pa.types.is_integer(values.type) and pa.types.is_floating(field.type)
+            values = values.cast(field.type, safe=not widened)
         columns.append((field.name, values))
     return pa.table(dict(columns))
 

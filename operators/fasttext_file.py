@@ -8,6 +8,7 @@ version, arguments, dictionary, pruned n-gram index, input matrix, output matrix
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -38,27 +39,38 @@ class UnsupportedError(ValueError):
     """A model that is read by fastText itself."""
 
 
-@dataclass(frozen=True)
-class Classifier:
-    """A supervised model. rows float32 [words + n-grams, dim]; outputs float32 [labels, dim] (hierarchical:
-    [labels - 1, dim]); place int32 [bucket], row of a hashed n-gram or -1; slots int32 [2^k], word numbers by
-    hash, -1 free; text uint8 and bounds int64 [words + 1], the words; is_label uint8 [entries]; left, right
-    int32 [2 * labels - 1], the tree of a hierarchical model (-1: a leaf)."""
+class Tables(NamedTuple):
+    """A supervised model as the kernel wants it.
 
-    dim: int
-    minn: int
-    maxn: int
-    loss: int
+    rows float32 [words + n-grams, dim]; outputs float32 [labels, dim] (hierarchical: inner nodes); there uint64
+    [bucket / 64], a bit for each hash that has a row; place int32 [bucket], its row or -1; slots int32 [2^k],
+    word numbers by hash, -1 free; text uint8 and bounds int64 [entries + 1], the dictionary's words, then its
+    labels; is_label uint8 [entries]; left, right int32 [2 * labels - 1], the tree of a hierarchical model (-1:
+    a leaf); prefix uint8, what labels begin with; eos: the number of the word "</s>" or -1.
+    """
+
     rows: np.ndarray
     outputs: np.ndarray
+    there: np.ndarray
     place: np.ndarray
     slots: np.ndarray
     text: np.ndarray
     bounds: np.ndarray
     is_label: np.ndarray
-    eos: int
     left: np.ndarray
     right: np.ndarray
+    prefix: np.ndarray
+    minn: int
+    maxn: int
+    loss: int
+    eos: int
+
+
+@dataclass(frozen=True, eq=False)
+class Classifier:
+    """A model and its labels, without their prefix."""
+
+    tables: Tables
     labels: tuple[str, ...]
 
 
@@ -206,11 +218,30 @@ def read_classifier(data: np.ndarray, prefix: str) -> Classifier:
         raise ValueError("an n-gram points past the matrix")
     text, bounds, is_label, slots = _dictionary(data, start, end, words)
     eos = [i for i in range(words) if bytes(data[start[i] : end[i]]) == EOS]
-    return Classifier(
-        args["dim"], args["minn"], args["maxn"], args["loss"], np.ascontiguousarray(rows),
-        np.ascontiguousarray(outputs), place, slots, text, bounds, is_label, eos[0] if eos else -1, left, right,
-        tuple(name.removeprefix(prefix) for name in names),
-    )  # fmt: skip
+    tables = Tables(
+        rows=np.ascontiguousarray(rows),
+        outputs=np.ascontiguousarray(outputs),
+        there=_bits(place),
+        place=place,
+        slots=slots,
+        text=text,
+        bounds=bounds,
+        is_label=is_label,
+        left=left,
+        right=right,
+        prefix=np.frombuffer(prefix.encode(), np.uint8).copy(),
+        minn=args["minn"],
+        maxn=args["maxn"],
+        loss=args["loss"],
+        eos=eos[0] if eos else -1,
+    )
+    return Classifier(tables, tuple(name.removeprefix(prefix) for name in names))
+
+
+def _bits(place: np.ndarray) -> np.ndarray:
+    padded = np.zeros(-(-len(place) // 64) * 64, bool)
+    padded[: len(place)] = place >= 0
+    return np.packbits(padded, bitorder="little").view("<u8").astype(np.uint64)
 
 
 def _places(bucket: int, pruned: int, index: np.ndarray, words: int) -> np.ndarray:

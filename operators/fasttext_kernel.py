@@ -8,21 +8,30 @@ occurrence. Sums are kept in a direct-mapped table that changes no result, only 
 from __future__ import annotations
 
 import math
+import threading
+from typing import NamedTuple
 
 import numpy as np
 
-from .fasttext_file import HIERARCHICAL, SOFTMAX, Classifier
+from .fasttext_file import HIERARCHICAL, SOFTMAX, Classifier, Tables
 from .kernel import inline, kernel
 
-_KEPT = 1 << 15
-_PREFIX = np.frombuffer(b"__label__", np.uint8)
+_KEPT = 1 << 16
 _BOW, _EOW = 0x3C, 0x3E
 _FNV = 2166136261
 
 
+class Kept(NamedTuple):
+    """Sums by word: keys uint64 [kept] (0: free), sums float32 [kept, dim], sizes int32 [kept]."""
+
+    keys: np.ndarray
+    sums: np.ndarray
+    sizes: np.ndarray
+
+
 @inline
 def _is_blank(b: int) -> bool:
-    return b == 0x20 or (0x09 <= b <= 0x0D) or b == 0
+    return b <= 0x20 and (b == 0x20 or (0x09 <= b <= 0x0D) or b == 0)
 
 
 @inline
@@ -56,27 +65,26 @@ def _find(
 
 
 @kernel
-def _add_ngrams(
-    word: np.ndarray, size: int, minn: int, maxn: int, place: np.ndarray, rows: np.ndarray, out: np.ndarray
-) -> int:
+def _add_ngrams(word: np.ndarray, size: int, t: Tables, out: np.ndarray) -> int:
     """Add the vectors of the n-grams of `word` (with its < and >) to `out`; how many there are."""
-    found, bucket = 0, np.uint32(len(place))
+    found, bucket = 0, np.uint32(len(t.place))
     for i in range(size):
         if (word[i] & 0xC0) == 0x80:
             continue
         h, j, n = np.uint32(_FNV), i, 1
-        while j < size and n <= maxn:
+        while j < size and n <= t.maxn:
             h = _step(h, word[j])
             j += 1
             while j < size and (word[j] & 0xC0) == 0x80:
                 h = _step(h, word[j])
                 j += 1
-            if n >= minn and not (n == 1 and (i == 0 or j == size)):
-                row = place[h % bucket]
-                if row >= 0:
+            if n >= t.minn and not (n == 1 and (i == 0 or j == size)):
+                hashed = h % bucket
+                if (t.there[hashed >> np.uint32(6)] >> np.uint64(hashed & np.uint32(63))) & np.uint64(1):
+                    row = t.place[hashed]
                     found += 1
                     for d in range(len(out)):
-                        out[d] += rows[row, d]
+                        out[d] += t.rows[row, d]
             n += 1
     return found
 
@@ -145,109 +153,123 @@ def _best_output(
 
 @kernel
 def _word_sum(
-    data: np.ndarray, a: int, b: int, h: np.uint32, minn: int, maxn: int, place: np.ndarray, rows: np.ndarray,
-    slots: np.ndarray, text: np.ndarray, bounds: np.ndarray, is_label: np.ndarray, prefix: np.ndarray,
-    scratch: np.ndarray, out: np.ndarray,
-) -> int:  # fmt: skip
+    data: np.ndarray, a: int, b: int, h: np.uint32, t: Tables, scratch: np.ndarray, out: np.ndarray
+) -> int:
     """The sum of all vectors of one word, into `out`; how many there are (a label has none)."""
     for d in range(len(out)):
         out[d] = np.float32(0.0)
-    number = _find(data, a, b, h, slots, text, bounds)
-    if number >= 0 and is_label[number]:
+    number = _find(data, a, b, h, t.slots, t.text, t.bounds)
+    if number >= 0 and t.is_label[number]:
         return 0
-    if number < 0 and b - a >= len(prefix):
+    if number < 0 and b - a >= len(t.prefix):
         labelled = True
-        for k in range(len(prefix)):
-            labelled &= data[a + k] == prefix[k]
+        for k in range(len(t.prefix)):
+            labelled &= data[a + k] == t.prefix[k]
         if labelled:
             return 0
     found = 0
     if number >= 0:
         found = 1
         for d in range(len(out)):
-            out[d] += rows[number, d]
-    if maxn > 0:
+            out[d] += t.rows[number, d]
+    if t.maxn > 0:
         scratch[0] = _BOW
         for k in range(b - a):
             scratch[k + 1] = data[a + k]
         scratch[b - a + 1] = _EOW
-        found += _add_ngrams(scratch, b - a + 2, minn, maxn, place, rows, out)
+        found += _add_ngrams(scratch, b - a + 2, t, out)
     return found
+
+
+@inline
+def _is_eos(data: np.ndarray, a: int, b: int) -> bool:
+    """Whether the word is "</s>"."""
+    return (
+        b - a == 4 and data[a] == 0x3C and data[a + 1] == 0x2F and data[a + 2] == 0x73 and data[a + 3] == 0x3E
+    )
+
+
+@kernel
+def _read_line(
+    data: np.ndarray, p: int, end: int, t: Tables, kept: Kept, scratch: np.ndarray, hidden: np.ndarray
+) -> tuple[bool, int]:
+    """Add the vectors of all words to `hidden`: (whether there is a word, how many vectors)."""
+    count, has_word = 0, False
+    keys, sums, sizes = kept.keys, kept.sums, kept.sizes
+    mask, dim = np.uint64(len(keys) - 1), len(hidden)
+    while True:
+        while p < end and _is_blank(data[p]):
+            p += 1
+        if p >= end:
+            break
+        a, h, key = p, np.uint32(_FNV), np.uint64(0xCBF29CE484222325)
+        while p < end and not _is_blank(data[p]):
+            h = _step(h, data[p])
+            key = np.uint64(np.uint64(key ^ np.uint64(data[p])) * np.uint64(0x100000001B3))
+            p += 1
+        has_word = True
+        if _is_eos(data, a, p):  # ends fastText's line
+            break
+        key = np.uint64(key | np.uint64(1))
+        slot = np.int64(np.uint64(key >> np.uint64(20)) & mask)
+        if keys[slot] != key:
+            sizes[slot] = _word_sum(data, a, p, h, t, scratch, sums[slot])
+            keys[slot] = key
+        count += sizes[slot]
+        for d in range(dim):
+            hidden[d] += sums[slot, d]
+    return has_word, count
 
 
 @kernel
 def _predict(
-    data: np.ndarray, offsets: np.ndarray, minn: int, maxn: int, loss: int, eos: int, rows: np.ndarray,
-    outputs: np.ndarray, place: np.ndarray, slots: np.ndarray, text: np.ndarray, bounds: np.ndarray,
-    is_label: np.ndarray, left: np.ndarray, right: np.ndarray, prefix: np.ndarray, keys: np.ndarray,
-    sums: np.ndarray, sizes: np.ndarray, scratch: np.ndarray, labels: np.ndarray, scores: np.ndarray,
-) -> None:  # fmt: skip
-    dim = rows.shape[1]
+    data: np.ndarray,
+    offsets: np.ndarray,
+    t: Tables,
+    kept: Kept,
+    scratch: np.ndarray,
+    labels: np.ndarray,
+    scores: np.ndarray,
+) -> None:
+    dim = t.rows.shape[1]
     hidden = np.zeros(dim, np.float32)
-    values = np.zeros(max(len(outputs), 1), np.float32)
-    stack, stack_scores = np.zeros(len(left) + 2, np.int32), np.zeros(len(left) + 2, np.float32)
+    values = np.zeros(max(len(t.outputs), 1), np.float32)
+    stack, stack_scores = np.zeros(len(t.left) + 2, np.int32), np.zeros(len(t.left) + 2, np.float32)
     for document in range(len(offsets) - 1):
-        p, end = offsets[document], offsets[document + 1]
         hidden[:] = np.float32(0.0)
-        count, blank, ended = 0, True, False
-        while not ended:
-            while p < end and _is_blank(data[p]):
-                p += 1
-            if p >= end:
-                break
-            a, h, key = p, np.uint32(_FNV), np.uint64(0xCBF29CE484222325)
-            while p < end and not _is_blank(data[p]):
-                h = _step(h, data[p])
-                key = np.uint64(np.uint64(key ^ np.uint64(data[p])) * np.uint64(0x100000001B3))
-                p += 1
-            blank = False
-            if (
-                p - a == 4
-                and data[a] == 0x3C
-                and data[a + 1] == 0x2F
-                and data[a + 2] == 0x73
-                and data[a + 3] == 0x3E
-            ):
-                ended = True  # "</s>" ends fastText's line
-                continue
-            key = np.uint64(key | np.uint64(1))
-            slot = np.int64(np.uint64(key >> np.uint64(20)) & np.uint64(len(keys) - 1))
-            if keys[slot] != key:
-                sizes[slot] = _word_sum(
-                    data,
-                    a,
-                    p,
-                    h,
-                    minn,
-                    maxn,
-                    place,
-                    rows,
-                    slots,
-                    text,
-                    bounds,
-                    is_label,
-                    prefix,
-                    scratch,
-                    sums[slot],
-                )
-                keys[slot] = key
-            count += sizes[slot]
-            for d in range(dim):
-                hidden[d] += sums[slot, d]
+        has_word, count = _read_line(data, offsets[document], offsets[document + 1], t, kept, scratch, hidden)
         labels[document], scores[document] = -1, 0.0
-        if eos >= 0:
+        if t.eos >= 0:
             count += 1
             for d in range(dim):
-                hidden[d] += rows[eos, d]
-        if blank or count == 0:
+                hidden[d] += t.rows[t.eos, d]
+        if not has_word or count == 0:
             continue
         scale = np.float32(1.0 / count)
         for d in range(dim):
             hidden[d] *= scale
-        if loss == HIERARCHICAL:
-            labels[document], scores[document] = _best_leaf(hidden, outputs, left, right, stack, stack_scores)
+        if t.loss == HIERARCHICAL:
+            best, score = _best_leaf(hidden, t.outputs, t.left, t.right, stack, stack_scores)
         else:
-            labels[document], scores[document] = _best_output(hidden, outputs, loss == SOFTMAX, values)
+            best, score = _best_output(hidden, t.outputs, t.loss == SOFTMAX, values)
+        labels[document], scores[document] = best, score
+
+
+class _Memory(threading.local):
+    """This thread's table of word sums for the model that it used last."""
+
+    def __init__(self) -> None:
+        self.model: Classifier | None = None
+        self.held: Kept | None = None
+
+    def kept(self, model: Classifier) -> Kept:
+        if self.held is None or self.model is not model:
+            sums = np.zeros((_KEPT, model.tables.rows.shape[1]), np.float32)
+            self.model, self.held = model, Kept(np.zeros(_KEPT, np.uint64), sums, np.zeros(_KEPT, np.int32))
+        return self.held
+
+
+_memory = _Memory()
 
 
 def predict_batch(model: Classifier, data: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -257,12 +279,6 @@ def predict_batch(model: Classifier, data: np.ndarray, offsets: np.ndarray) -> t
     """
     documents = len(offsets) - 1
     labels, scores = np.empty(documents, np.int32), np.empty(documents, np.float64)
-    keys = np.zeros(_KEPT, np.uint64)
-    sums, sizes = np.zeros((_KEPT, model.dim), np.float32), np.zeros(_KEPT, np.int32)
-    longest = int(np.diff(offsets).max(initial=0))
-    _predict(
-        data, offsets, model.minn, model.maxn, model.loss, model.eos, model.rows, model.outputs, model.place,
-        model.slots, model.text, model.bounds, model.is_label, model.left, model.right, _PREFIX, keys, sums, sizes,
-        np.empty(longest + 2, np.uint8), labels, scores,
-    )  # fmt: skip
+    scratch = np.empty(int(np.diff(offsets).max(initial=0)) + 2, np.uint8)
+    _predict(data, offsets, model.tables, _memory.kept(model), scratch, labels, scores)
     return labels, scores

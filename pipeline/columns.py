@@ -26,6 +26,7 @@ _PREFIX = "input_"
 
 SAMPLE_FILES = 32
 SAMPLE_BYTES = 256 * 1024
+_LATER_BYTES = 64 * 1024
 _LONGEST_SAMPLE = 16 * 1024**2
 
 # From no information to the least particular; "json" and "string" both become large_string.
@@ -125,7 +126,7 @@ def _jsonl_columns(source: Source, file: InputFile) -> dict[str, str] | SourceEr
     sample = _sample(source, file).removeprefix(b"\xef\xbb\xbf")
     kinds: dict[str, str] = {}
     records = 0
-    for line in sample.splitlines():
+    for line in (*sample.splitlines(), *_later_lines(source, file)):
         with suppress(ValueError, RecursionError):
             record = json.loads(line)
             if isinstance(record, dict):
@@ -166,6 +167,20 @@ def _sample(source: Source, file: InputFile) -> bytes:
     return b"".join(held)
 
 
+def _later_lines(source: Source, file: InputFile) -> list[bytes]:
+    """Whole lines from the middle and the end of a plain file that is longer than its sample."""
+    if file.compression or file.size <= SAMPLE_BYTES:
+        return []
+    lines: list[bytes] = []
+    with open_input(file.url, source.storage_options) as handle:
+        for start in (file.size // 2, file.size - _LATER_BYTES):
+            handle.seek(start)
+            piece = handle.read(_LATER_BYTES)
+            whole = piece[piece.find(b"\n") + 1 : piece.rfind(b"\n") + 1]
+            lines += whole.splitlines()
+    return lines
+
+
 def _missing(source: Source, role: str, name: str, there: Iterable[str], place: str) -> SourceError:
     names = list(there)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
@@ -186,10 +201,11 @@ def _spread(files: list[InputFile]) -> list[InputFile]:
 def infer_extras(source: Source, files: list[InputFile]) -> pa.Schema:
     """The columns that travel along (all but text and id) with their types, in the order of first sight.
 
-    From the footers of Parquet files and the first 256 KiB of JSON Lines files, 32 files at most. Types that
-    differ become double, else large_string; nested values become large_string of JSON, dates and decimals
-    large_string; a column of nulls large_string. A name that malmoi writes itself gets `input_` before it. A
-    column that appears only after the sample does not travel.
+    From the footers of Parquet files and, of JSON Lines files, the first 256 KiB and (where not compressed)
+    64 KiB each at the middle and the end; 32 files at most. Types that differ become double, else
+    large_string; nested values become large_string of JSON, dates and decimals large_string; a column of
+    nulls large_string. A name that malmoi writes itself gets `input_` before it. A column that appears only
+    outside the sample does not travel.
     Raises SourceError where the text or id column is missing, or no file's first lines hold a record.
     """
     sampled = _spread(files)

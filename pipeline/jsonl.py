@@ -198,6 +198,7 @@ def _judge_extra(scanned: Scanned, name: str, kind_of_column: pa.DataType) -> tu
         got = _KIND_NAMES[kind[row]]
         if got == "integer" and pa.types.is_integer(kind_of_column):
             got = "an integer beyond 64 bits"
-        return "wrong_schema", f"column {name}: expected {kind_of_column}, got {got}"
+        mend = "all its values as strings would fit"
+        return "wrong_schema", f"column {name}: expected {kind_of_column}, got {got}; {mend}"
 
     return ~fits, explain

@@ -413,3 +413,12 @@ def test_a_part_is_not_a_byte(tmp_path):
     [file] = find_files(source, "/")
     assert len(split_parts(source, [file], 1)) == -(-file.size // 256)
     assert read(source, part_bytes=1)[0].num_rows == 300
+
+
+@pytest.mark.parametrize("place", [4100, 7999])
+def test_a_fraction_late_in_a_file_is_seen(tmp_path, place):
+    lines = [{"text": "x" * 100, "n": 0.5 if i == place else i} for i in range(8000)]
+    lay(tmp_path, a_jsonl=jsonl(lines))
+    table, bad = read(made(tmp_path))
+    assert bad == []
+    assert table["n"].to_pylist() == [line["n"] for line in lines]

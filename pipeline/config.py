@@ -27,6 +27,8 @@ def _mapping(loader: _UniqueKeyLoader, node: yaml.MappingNode) -> dict[Any, Any]
     for key_node, _ in node.value:
         key = loader.construct_object(key_node)
         line = key_node.start_mark.line + 1
+        if not isinstance(key, str | int | float | bool | None):
+            raise yaml.MarkedYAMLError(problem=f"line {line}: a key has to be a plain word, got {key!r}")
         if key in seen:
             raise yaml.MarkedYAMLError(problem=f"key {key!r} is given twice (line {seen[key]} and {line})")
         seen[key] = line
@@ -99,7 +101,10 @@ def _apply(data: dict[str, Any], override: str) -> None:
             place = place[int(part)] if isinstance(place, list) else place.setdefault(part, {})
         except (ValueError, IndexError, AttributeError) as error:
             raise RecipeError(f"{override!r}: there is no {part!r} in the recipe") from error
-    parsed = yaml.safe_load(value) if value else ""
+    try:
+        parsed = yaml.safe_load(value) if value else ""
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{override!r}: {value!r} is not a YAML value; quote it if it is text") from error
     if isinstance(place, list):
         try:
             place[int(last)] = parsed

@@ -36,14 +36,17 @@ def mix(mixture: Mixture, seed: int, keys: Keys, unique: np.ndarray) -> Mixed:
     documents = np.bincount(codes, minlength=len(groups.names))
     totals = np.zeros(len(groups.names), dtype=np.int64)
     np.add.at(totals, codes, sizes)
-    there = np.flatnonzero(documents) if mixture.method != "given" else np.arange(len(groups.names))
+    given = mixture.method == "given"
+    there = np.arange(len(groups.names)) if given else np.flatnonzero(documents)
+    names = [groups.names[code] for code in there]
+    weights, absent, notes = _weights(mixture, names, documents[there]) if given else ({}, [], [])
     try:
         plan = plan_mixture(
-            [groups.names[code] for code in there],
-            documents[there].tolist(),
-            totals[there].tolist(),
+            names + absent,
+            documents[there].tolist() + [0] * len(absent),
+            totals[there].tolist() + [0] * len(absent),
             mixture.method,
-            mixture.weights,
+            weights,
             mixture.temperature,
             mixture.max_epochs,
             mixture.budget,
@@ -52,17 +55,33 @@ def mix(mixture: Mixture, seed: int, keys: Keys, unique: np.ndarray) -> Mixed:
     except ValueError as error:
         raise RecipeError(f"mixture by {mixture.by}: {error}") from error
     targets = np.zeros(len(groups.names), dtype=np.int64)
-    targets[there] = [group.target for group in plan.groups]
+    targets[there] = [group.target for group in plan.groups[: len(there)]]
     id_lo, id_hi = (keys.numbers[name][unique] for name in ("id_lo", "id_hi"))
     order = order_key(id_lo, id_hi, np.zeros(len(unique), dtype=np.int64), (seed + _SALT) % 2**64)
     quality = keys.numbers["quality"][unique] if mixture.choose == "quality" else None
     copies = np.zeros(keys.num_docs, dtype=np.int32)
     copies[unique] = repetitions(codes, sizes, targets, order, quality)
     shares = {} if mixture.method == "as_is" else {group.name: group.share for group in plan.groups}
-    notes = list(plan.shortfalls)
+    notes += plan.shortfalls
     if plan.limited_by:
         notes.append(f"{plan.limited_by} ran out first, at {mixture.max_epochs:g} epochs, and set the total")
     return Mixed(copies, shares, tuple(notes))
+
+
+def _weights(
+    mixture: Mixture, names: list[str], documents: np.ndarray
+) -> tuple[dict[str, float], list[str], list[str]]:
+    """(a weight for every group, the groups with a weight and without a document, what is to be said).
+
+    Which groups there are is known only after the rules, so neither case stops the run; both are told.
+    """
+    absent = sorted(set(mixture.weights) - set(names))
+    left_out = [
+        f"{name or '(none)'}: no weight is given, so its {count:,} documents are left out"
+        for name, count in zip(names, documents.tolist(), strict=True)
+        if name not in mixture.weights and count
+    ]
+    return {name: mixture.weights.get(name, 0.0) for name in [*names, *absent]}, absent, left_out
 
 
 def _sizes(mixture: Mixture, keys: Keys) -> np.ndarray:

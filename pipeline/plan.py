@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import xxhash
 
+from malmoi.operators.config import did_you_mean
 from malmoi.operators.contract import LANGUAGE, Operator
 from malmoi.operators.exact import ID_SCHEME, TEXT_SCHEME
 from malmoi.operators.minhash import MinHash
@@ -188,9 +189,14 @@ def make_plan(recipe: Recipe, base: str = ".", name: str = "recipe") -> Plan:
     check_columns(steps, {"id", "source", "text", *extras.names}, name)
     there = set(documents_schema(extras, steps).names)
     quality = _quality(recipe, name)
+    _check_weights(recipe, name)
     for key, column in (("mixture.by", recipe.mixture.by), ("quality", quality)):
         if column is not None and column not in there:
             raise RecipeError(f"{name}: {key}: no column {column!r}; there: {', '.join(sorted(there))}")
+    if quality is not None:
+        kind = documents_schema(extras, steps).field(quality).type
+        if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
+            raise RecipeError(f"{name}: quality: column {quality!r} is {kind}, want a column of numbers")
     if recipe.mixture.unit == "tokens" and "num_tokens" not in there:
         raise RecipeError(
             f"{name}: mixture.unit: tokens needs mixture.tokenizer: the path of a tokenizer.json"
@@ -201,6 +207,17 @@ def make_plan(recipe: Recipe, base: str = ".", name: str = "recipe") -> Plan:
     for step in steps:
         _load_models(step, name)
     return Plan(recipe, base, steps, tuple(sources), extras, keys)
+
+
+def _check_weights(recipe: Recipe, name: str) -> None:
+    """With weights by source, exactly the recipe's sources have one; other groups are known only later."""
+    weights, known = recipe.mixture.weights, [source.name for source in recipe.sources]
+    if not weights or recipe.mixture.by != "source":
+        return
+    for wrong in sorted(set(weights) - set(known)):
+        raise RecipeError(f"{name}: mixture.weights: no source {wrong!r}{did_you_mean(wrong, known)}")
+    for missing in sorted(set(known) - set(weights)):
+        raise RecipeError(f"{name}: mixture.weights: source {missing!r} has no weight; 0 leaves it out")
 
 
 def _load_models(step: Operator, name: str) -> None:
@@ -216,8 +233,6 @@ def _quality(recipe: Recipe, name: str) -> str | None:
     dedup, mixture = recipe.dedup.quality, recipe.mixture.quality
     if dedup and mixture and dedup != mixture:
         raise RecipeError(f"{name}: dedup.quality={dedup!r} and mixture.quality={mixture!r}: want one column")
-    if recipe.mixture.choose == "quality" and not mixture:
-        raise RecipeError(f"{name}: mixture.choose: quality needs mixture.quality: the column to order by")
     return dedup or mixture
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 
 class Strict(BaseModel):
@@ -28,7 +28,7 @@ class Source(Strict):
     format: Literal["auto", "jsonl", "parquet"] = "auto"
     text: str = "text"
     id: str | None = None
-    priority: int = 0
+    priority: int = Field(default=0, ge=-(2**31), lt=2**31)
     storage_options: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -78,6 +78,17 @@ class Mixture(Strict):
     quality: str | None = None
     tokenizer: str | None = None
 
+    @model_validator(mode="after")
+    def _consistent(self) -> Mixture:
+        if (self.method == "given") != bool(self.weights):
+            raise ValueError("weights go with method: given, and with no other method")
+        bad = [name for name, weight in self.weights.items() if not 0.0 <= weight < float("inf")]
+        if bad or (self.weights and not any(self.weights.values())):
+            raise ValueError(f"want weights of 0 and more, not all 0, got {self.weights}")
+        if self.choose == "quality" and self.quality is None:
+            raise ValueError("choose: quality needs quality: the column to order by")
+        return self
+
 
 class Write(Strict):
     format: Literal["parquet", "jsonl.zst"] = "parquet"
@@ -97,9 +108,9 @@ class Run(Strict):
 
 class Recipe(Strict):
     name: str = Field(pattern=r"^[\w.-]+$")
-    output: str
+    output: str = Field(min_length=1)
     output_options: dict[str, Any] = Field(default_factory=dict, repr=False)
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**63)
     sources: tuple[Source, ...] = Field(min_length=1)
     part_bytes: int = Field(default=64 * 1024**2, ge=1)
     max_record_bytes: int = Field(default=128 * 1024**2, ge=1)

@@ -6,6 +6,7 @@ import pytest
 
 from malmoi.pipeline.config import build_steps, check_columns, load_recipe, parse_recipe
 from malmoi.pipeline.errors import RecipeError
+from malmoi.pipeline.plan import make_plan
 
 GOOD = """\
 name: demo
@@ -103,3 +104,62 @@ def test_a_column_that_no_step_has_made() -> None:
     check_columns(steps, {"id", "source", "text"}, "r")
     with pytest.raises(RecipeError, match=r"steps\[0\].normalise needs column 'text'; there: id"):
         check_columns(steps, {"id"}, "r")
+
+
+MIX = {"name": "r", "output": "o", "sources": [{"name": "a", "path": "x"}]}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"mixture": {"method": "given"}}, "weights go with method: given"),
+        ({"mixture": {"weights": {"a": 1}}}, "weights go with method: given"),
+        ({"mixture": {"method": "given", "weights": {"a": -1}}}, "want weights of 0 and more"),
+        ({"mixture": {"method": "given", "weights": {"a": 0}}}, "not all 0"),
+        ({"mixture": {"method": "given", "weights": {"a": float("nan")}}}, "want weights of 0 and more"),
+        ({"mixture": {"choose": "quality"}}, "choose: quality needs quality"),
+        ({"output": ""}, "output: String should have at least 1 character"),
+        ({"seed": -1}, "seed: Input should be greater than or equal to 0"),
+        ({"sources": [{"name": "a", "path": "x", "priority": 2**40}]}, "sources.0.priority"),
+    ],
+)
+def test_values_that_cannot_be_meant(change: dict, message: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        parse_recipe({**MIX, **change})
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ({"a": 1, "b2": 1}, "mixture.weights: no source 'b2'; did you mean 'b'?"),
+        ({"a": 1}, "mixture.weights: source 'b' has no weight; 0 leaves it out"),
+    ],
+)
+def test_weights_by_source_are_checked_at_the_plan(tmp_path: Path, weights: dict, message: str) -> None:
+    (tmp_path / "x.jsonl").write_text('{"text": "말모이"}\n', encoding="utf-8")
+    sources = [{"name": name, "path": "x.jsonl"} for name in ("a", "b")]
+    recipe = parse_recipe({**MIX, "sources": sources, "mixture": {"method": "given", "weights": weights}})
+    with pytest.raises(RecipeError) as caught:
+        make_plan(recipe, str(tmp_path))
+    assert message in str(caught.value)
+
+
+def test_a_quality_column_holds_numbers(tmp_path: Path) -> None:
+    (tmp_path / "x.jsonl").write_text('{"text": "말모이", "grade": "good"}\n', encoding="utf-8")
+    recipe = parse_recipe(
+        {**MIX, "sources": [{"name": "a", "path": "x.jsonl"}], "dedup": {"quality": "grade"}}
+    )
+    with pytest.raises(RecipeError, match="column 'grade' is large_string, want a column of numbers"):
+        make_plan(recipe, str(tmp_path))
+
+
+@pytest.mark.parametrize("text", ["? [1, 2]\n: 3\n", GOOD.replace("name: demo", "? {a: b}\n: demo")])
+def test_keys_that_are_no_words(tmp_path: Path, text: str) -> None:
+    with pytest.raises(RecipeError):
+        load_recipe(write(tmp_path, text))
+
+
+def test_an_override_that_is_no_yaml(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="is not a YAML value; quote it if it is text"):
+        load_recipe(write(tmp_path, GOOD), ["output=[x"])

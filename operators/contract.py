@@ -71,6 +71,8 @@ class Limit:
     reason: str = ""
 
     def __post_init__(self) -> None:
+        if self.min != self.min or self.max != self.max:
+            raise ValueError(f"{self.signal}: want numbers, got min={self.min}, max={self.max}")
         if self.min is not None and self.max is not None and self.min > self.max:
             raise ValueError(f"{self.signal}: want min <= max, got min={self.min}, max={self.max}")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 from malmoi.operators import OPERATORS
 from malmoi.operators.config import build, load_class
 from malmoi.operators.contract import Operator
+from malmoi.operators.thresholds import SETS as THRESHOLD_SETS
 
 from .errors import RecipeError
 from .recipe import Recipe
@@ -163,10 +164,24 @@ def build_steps(recipe: Recipe, name: str = "recipe") -> tuple[Operator, ...]:
         try:
             cls = load_class(short, OPERATORS, where)
             operator = build(cls, settings or {}, f"{where}.{short}")
+            _check_limits(operator, f"{where}.{short}")
         except ValueError as error:
             raise RecipeError(str(error)) from error
         operators.append(operator)
     return tuple(operators)
+
+
+def _check_limits(operator: Operator, where: str) -> None:
+    """Make the limits of every language that has a set of its own, so that a wrong one is told now."""
+    of: Callable[[str], object] | None = getattr(operator, "limits", None)
+    if of is None:
+        return
+    named = [language for language, *_ in getattr(operator, "languages", ())]
+    for language in ("", *THRESHOLD_SETS, *named):
+        try:
+            of(language)
+        except ValueError as error:
+            raise ValueError(f"{where}: limits of language {language!r}: {error}") from error
 
 
 def check_columns(steps: tuple[Operator, ...], columns: set[str], name: str) -> None:

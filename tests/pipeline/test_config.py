@@ -163,3 +163,20 @@ def test_keys_that_are_no_words(tmp_path: Path, text: str) -> None:
 def test_an_override_that_is_no_yaml(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="is not a YAML value; quote it if it is text"):
         load_recipe(write(tmp_path, GOOD), ["output=[x"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"min_words": 50, "max_words": 10}, "want min <= max, got min=50"),
+        (
+            {"languages": {"ko": {"min_words": 70_000}}},
+            "limits of language 'ko': gopher_quality.words: want min <= max",
+        ),
+        ({"min_words": float("nan")}, "want numbers, got min=nan"),
+    ],
+)
+def test_limits_are_checked_before_a_document_is_read(settings: dict, message: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        parse_recipe({**MIX, "steps": [{"gopher_quality": settings}]})
+    assert message in str(caught.value)

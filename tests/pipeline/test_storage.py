@@ -13,7 +13,6 @@ import zstandard
 from malmoi.pipeline.errors import StorageError
 from malmoi.pipeline.storage import Folder
 
-
 KILLED = f".tmp-{uuid.uuid4().hex}-a.parquet"
 
 

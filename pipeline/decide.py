@@ -39,6 +39,9 @@ if TYPE_CHECKING:
     from .run import Session
 
 STAGE = "decide"
+# A bucket of more documents gives stars round its best ones, and what is left comes up again, so often.
+MAX_BUCKET = 64
+MAX_ROUNDS = 64
 SCHEMA = pa.schema(
     [
         ("copies", pa.int32()),
@@ -93,7 +96,7 @@ def _decide(session: Session, folder: Folder) -> dict[str, Any]:
     names = [_write_part(folder, keys, verdicts, survivors, part) for part in range(plan.num_parts)]
     return {
         "books": [asdict(book) for book in _books(keys, verdicts)],
-        "dedup": asdict(_dedup_summary(keys, verdicts, plan.recipe.dedup.alarm_share)),
+        "dedup": asdict(_dedup_summary(keys, verdicts, plan.recipe.dedup.alarm_share, found.left)),
         "rounds": {"verified": list(found.verified), "removed": list(found.removed), "left": found.left},
         "groups": group_counts(keys, unique, mixed.copies),
         "effective": {
@@ -129,6 +132,8 @@ def _deduplicate(session: Session, keys: Keys, active: np.ndarray) -> Survivors:
         bands=keys.bands[active] if keys.bands is not None else None,
         signed=keys.has_bands[active],
         threshold=dedup.fuzzy.threshold,
+        max_bucket=MAX_BUCKET,
+        max_rounds=MAX_ROUNDS,
     )
     duplicate_of = np.full(keys.num_docs, -1, dtype=np.int64)
     duplicate_of[active] = np.where(result.duplicate_of < 0, -1, active[result.duplicate_of])
@@ -202,11 +207,11 @@ def _books(keys: Keys, verdicts: Verdicts) -> list[Book]:
     ]
 
 
-def _dedup_summary(keys: Keys, verdicts: Verdicts, alarm_share: float) -> Dedup:
+def _dedup_summary(keys: Keys, verdicts: Verdicts, alarm_share: float, left: int) -> Dedup:
     removed = verdicts.survivor >= 0
     sizes = np.unique(verdicts.survivor[removed], return_counts=True)[1] + 1
     sources = keys.names["source"]
-    entered = np.bincount(sources.codes, minlength=len(sources.names))
+    entered = np.bincount(sources.codes[verdicts.reason != _ID], minlength=len(sources.names))
     exact, fuzzy = (
         np.bincount(sources.codes[verdicts.reason == code], minlength=len(sources.names))
         for code in (_EXACT, _FUZZY)
@@ -214,9 +219,14 @@ def _dedup_summary(keys: Keys, verdicts: Verdicts, alarm_share: float) -> Dedup:
     losses = tuple(
         Loss(name, int(entered[i]), int(exact[i]), int(fuzzy[i])) for i, name in enumerate(sources.names)
     )
-    alarms = tuple(
+    alarms = [
         f"alarm: {loss.source} lost {loss.exact + loss.fuzzy:,} of {loss.documents:,} documents to deduplication"
         for loss in losses
         if loss.exact + loss.fuzzy > alarm_share * loss.documents
-    )
-    return Dedup(len(sizes), int(sizes.max(initial=0)), losses, alarms)
+    ]
+    if left:
+        alarms.append(
+            f"alarm: {left:,} or more candidate pairs in buckets of over {MAX_BUCKET} documents were not compared "
+            f"within {MAX_ROUNDS} rounds: near-duplicates may be left among pages of one template"
+        )
+    return Dedup(len(sizes), int(sizes.max(initial=0)), losses, tuple(alarms))

@@ -10,6 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from malmoi.operators.analysis import forget
+
 from .json_lines import JsonLinesWriter
 from .parquet_out import GROUP_ROWS, RowGroupWriter
 from .scatter import scattered_rows
@@ -17,6 +19,8 @@ from .shards import EPOCH, ShardPlan, read_copies, take_copies
 from .spread import Spread
 from .storage import Folder
 from .written import hash_file
+
+TAKE_BYTES = 16 * 1024**2  # the words of a group take several times its text
 
 
 def gather(folder: Folder, work: tuple[ShardPlan, int]) -> dict[str, Any]:
@@ -33,12 +37,25 @@ def gather(folder: Folder, work: tuple[ShardPlan, int]) -> dict[str, Any]:
     name = plan.shard_name(shard)
     spread = Spread()
     with folder.create(name) as sink, _corpus_writer(sink, plan) as writer:
-        for start in range(0, len(order), GROUP_ROWS):
-            rows = table.take(pa.array(order[start : start + GROUP_ROWS])).combine_chunks()
+        for some in _groups(table, order):
+            rows = table.take(pa.array(some)).combine_chunks()
             writer.write(rows)
             spread.add(rows)
+            forget()  # else the words of this group stay in memory beside those of the next
     sample = spread.write(folder, f"stages/write/shard-{shard:05d}.sample.parquet")
     return {**_counts(table), "ngrams": spread.ngrams, "files": [hash_file(folder, name), sample]}
+
+
+def _groups(table: pa.Table, order: np.ndarray) -> Iterator[np.ndarray]:
+    """`order` in pieces of at most GROUP_ROWS rows and TAKE_BYTES of text, of one row where it has more."""
+    sizes = pc.fill_null(pc.binary_length(table.column("text")), 0).to_numpy().astype(np.int64)
+    ends = np.cumsum(sizes[order])
+    start, before = 0, 0
+    while start < len(order):
+        fits = int(np.searchsorted(ends, before + TAKE_BYTES, side="right"))
+        end = max(start + 1, min(fits, start + GROUP_ROWS))
+        yield order[start:end]
+        start, before = end, int(ends[end - 1])
 
 
 def _rows_in_order(folder: Folder, plan: ShardPlan, shard: int) -> pa.Table:

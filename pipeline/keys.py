@@ -57,12 +57,15 @@ def _bands(table: pa.Table) -> tuple[np.ndarray, np.ndarray]:
 
 def _coded(column: pa.ChunkedArray) -> Coded:
     encoded = column.combine_chunks().dictionary_encode()
-    names = np.array(encoded.dictionary.to_pylist(), dtype=object)
-    order = np.argsort(names.astype(str)) if len(names) else np.zeros(0, dtype=np.int64)
+    names: list[str] = encoded.dictionary.to_pylist()
+    # A list, not an array of fixed width: one long name would make every name as long.
+    order = np.array(sorted(range(len(names)), key=names.__getitem__), dtype=np.int64)
     place = np.empty(len(names), dtype=np.int32)
     place[order] = np.arange(len(names), dtype=np.int32)
     codes = encoded.indices.to_numpy(zero_copy_only=False)
-    return Coded(place[codes] if len(names) else codes.astype(np.int32), tuple(names[order]))
+    return Coded(
+        place[codes] if len(names) else codes.astype(np.int32), tuple(names[i] for i in order.tolist())
+    )
 
 
 def load_keys(folder: Folder, num_parts: int) -> Keys:

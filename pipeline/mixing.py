@@ -60,7 +60,10 @@ def mix(mixture: Mixture, seed: int, keys: Keys, unique: np.ndarray) -> Mixed:
     order = order_key(id_lo, id_hi, np.zeros(len(unique), dtype=np.int64), (seed + _SALT) % 2**64)
     quality = keys.numbers["quality"][unique] if mixture.choose == "quality" else None
     copies = np.zeros(keys.num_docs, dtype=np.int32)
-    copies[unique] = repetitions(codes, sizes, targets, order, quality)
+    everything = (
+        mixture.method == "as_is" and mixture.budget is None
+    )  # also where a group has no bytes at all
+    copies[unique] = 1 if everything else repetitions(codes, sizes, targets, order, quality)
     shares = {} if mixture.method == "as_is" else {group.name: group.share for group in plan.groups}
     notes += plan.shortfalls
     if plan.limited_by:

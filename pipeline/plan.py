@@ -127,6 +127,7 @@ class Plan:
                 "id": ID_SCHEME,
                 "exact": TEXT_SCHEME,
                 "thresholds": str(THRESHOLDS_VERSION),
+                "candidates": "buckets of 64, 64 rounds" if self.keys.minhash else None,
                 "minhash": self.keys.minhash.scheme if self.keys.minhash else None,
             },
             "inputs": [

@@ -52,7 +52,8 @@ class FuzzyDedup(Strict):
 
 
 class Dedup(Strict):
-    """Which copy stays: the columns of `prefer` in turn, larger first, then the id (smaller first).
+    """Which copy stays: the columns of `prefer` in turn, larger first; then the source's name and a hash of the
+    id, smaller first.
 
     A source that loses more than `alarm_share` of its documents is named in the summary and the manifest.
     """

@@ -139,9 +139,7 @@ def test_a_kernel_that_disagrees_is_not_used(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(language, "predict_batch", lambda model, data, offsets: (
         np.zeros(len(offsets) - 1, np.int32), np.ones(len(offsets) - 1)
     ))  # fmt: skip
-    with pytest.warns(
-        UserWarning, match="by fastText itself, which is slower .the kernel.s answers differ"
-    ):
+    with pytest.warns(UserWarning, match="by fastText itself, which is slower .the kernel.s answers differ"):
         model = load_model("lid.176")
     assert model.arrays is None
     with warnings.catch_warnings():

@@ -12,9 +12,11 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import zstandard
+from rich.console import Console
 
-from malmoi.pipeline.config import load_recipe
+from malmoi.pipeline.config import load_recipe, parse_recipe
 from malmoi.pipeline.plan import make_plan
+from malmoi.pipeline.run import run_plan
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMO = ROOT / "examples/recipes/demo.yaml"
@@ -187,3 +189,13 @@ def test_the_order_of_files_on_the_disk_changes_nothing(tmp_path, run_here):
 def test_a_plan_names_every_job_once():
     plan = make_plan(load_recipe(DEMO, ["output=/tmp/none", "part_bytes=20000"]), str(DEMO.parent))
     assert [job.part.index for job in plan.jobs()] == list(range(plan.num_parts))
+
+
+def test_a_group_without_a_byte_of_text_is_in_the_corpus(tmp_path):
+    """`as_is` takes every document once, also the empty one of a source that has no other."""
+    (tmp_path / "a.jsonl").write_text('{"text": ""}\n', encoding="utf-8")
+    (tmp_path / "b.jsonl").write_text('{"text": "말모이"}\n', encoding="utf-8")
+    sources = [{"name": name, "path": f"{name}.jsonl"} for name in ("a", "b")]
+    recipe = parse_recipe({"name": "r", "output": str(tmp_path / "run"), "sources": sources})
+    manifest = run_plan(make_plan(recipe, str(tmp_path)), console=Console(quiet=True), engine="local")
+    assert manifest.rows == 2

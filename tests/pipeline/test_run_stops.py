@@ -157,7 +157,7 @@ def test_stopped_after_any_number_of_jobs(
         patched.setattr(Folder, "write_bytes", stop)
         with pytest.raises(Stop):
             run_here(tmp_path / "run", recipe)
-    (tmp_path / "run/stages/filter/.tmp-left-behind.parquet").write_bytes(b"torn")
+    (tmp_path / "run/stages/filter/.tmp-0123456789abcdef0123456789abcdef-part.parquet").write_bytes(b"torn")
     run_here(tmp_path / "run", recipe)
     assert outputs(tmp_path / "run") == undisturbed
     assert not list((tmp_path / "run").rglob(".tmp-*"))

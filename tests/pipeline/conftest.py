@@ -159,7 +159,11 @@ def malmoi(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
 
     def start(*arguments: object, **environment: str) -> subprocess.Popen[str]:
         hidden = ("RAY_ADDRESS", "PYTHONPATH")
-        kept = {name: value for name, value in os.environ.items() if name not in hidden}
+        kept = {
+            name: value
+            for name, value in os.environ.items()
+            if name not in hidden and not name.startswith("RAY_")
+        }
         process = subprocess.Popen(
             [sys.executable, "-m", "malmoi.pipeline", *map(str, arguments)],
             cwd=tmp_path,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -103,22 +104,23 @@ def cluster(tmp_path):
         "--block",
         f"--temp-dir={short}",
     ]
-    kept = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    # A Ray in this process leaves variables of its own behind, of authentication too.
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    told = tmp_path / "ray-start.txt"
     process = subprocess.Popen(
         [str(ray), "start", "--head", "--node-ip-address=127.0.0.1", *options],
         env={**kept, "PYTHONPATH": str(tmp_path), "HOME": str(tmp_path), "RAY_USAGE_STATS_ENABLED": "0"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        stdout=told.open("w"),
+        stderr=subprocess.STDOUT,
         start_new_session=True,
     )
     deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                break
+    while time.monotonic() < deadline and "Next steps" not in told.read_text():
         time.sleep(0.2)
     time.sleep(3)
-    yield f"127.0.0.1:{port}"
+    # Ray may take another address of this machine than the one that it was given.
+    [(host, _)] = re.findall(r"ray start --address='([^']+):(\d+)'", told.read_text()) or [("127.0.0.1", "")]
+    yield f"{host}:{port}"
     os.killpg(process.pid, signal.SIGTERM)
     try:
         process.wait(20)

@@ -182,10 +182,10 @@ def _hash_lower(
 def text_column(source: pa.Table | pa.Array | pa.ChunkedArray) -> pa.LargeStringArray:
     """The text as one large_string array without a copy where it is one already; null becomes empty."""
     column = source.column(TEXT) if isinstance(source, pa.Table) else source
+    if not pa.types.is_large_string(column.type):  # before chunks are joined: theirs may be over 2 GB together
+        column = column.cast(pa.large_string())
     if isinstance(column, pa.ChunkedArray):
         column = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
-    if not pa.types.is_large_string(column.type):
-        column = column.cast(pa.large_string())
     return column.fill_null("") if column.null_count else column
 
 

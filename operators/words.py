@@ -115,24 +115,23 @@ def segment(
     data: np.ndarray, offsets: np.ndarray, index: np.ndarray, blocks: np.ndarray, marks: np.ndarray
 ) -> None:
     """Mark the segments of all documents. data: uint8 [N]; offsets: int64 [B + 1]; marks: uint8 [N], zeros."""
+    ascii_kind = np.zeros(256, np.uint8)
+    ascii_kind[0x30:0x3A] = NUMBER
+    ascii_kind[0x41:0x5B] = LETTER
+    ascii_kind[0x61:0x7B] = LETTER
     for document in range(len(offsets) - 1):
         p, end = offsets[document], offsets[document + 1]
-        start = p
+        start, kinds = p, 0
         before, effective, raw, regional = -1, -1, -1, 0
         while p < end:
-            b = data[p]
             if (effective == ALETTER or effective == NUMERIC) and raw == effective:
                 # Most text is runs of ASCII letters and digits, which always join.
                 while p < end:
-                    b = data[p]
-                    if (b | 0x20) - 0x61 < 26 and (b | 0x20) >= 0x61:
-                        marks[start] |= LETTER
-                        before, effective = effective, ALETTER
-                    elif 0x30 <= b <= 0x39:
-                        marks[start] |= NUMBER
-                        before, effective = effective, NUMERIC
-                    else:
+                    kind = int(ascii_kind[data[p]])
+                    if kind == 0:
                         break
+                    kinds |= kind
+                    before, effective = effective, ALETTER if kind == LETTER else NUMERIC
                     p += 1
                 raw = effective
                 if p >= end:
@@ -140,7 +139,6 @@ def segment(
             point, after = decode_safely(data, p, end)
             entry = int(blocks[index[point >> 8], point & 255])
             c, kind = entry >> 8, entry & 0xFF
-            join = False
             if raw < 0:
                 join = False
             elif raw == CR or raw == LF or raw == NEWLINE or c == CR or c == LF or c == NEWLINE:
@@ -155,14 +153,17 @@ def segment(
                     following = _next_class(data, after, end, index, blocks)
                 join = _joins(before, effective, c, following)
             if not join:
-                start = p
-                marks[start] = START
-            marks[start] |= kind & KINDS
+                if raw >= 0:
+                    marks[start] = START | (kinds & KINDS)
+                start, kinds = p, 0
+            kinds |= kind
             if not (_ignored(c) and raw >= 0 and not (raw == CR or raw == LF or raw == NEWLINE)):
                 before, effective = effective, c
                 regional = regional + 1 if c == REGIONAL else 0
             raw = c
             p = after
+        if raw >= 0:
+            marks[start] = START | (kinds & KINDS)
 
 
 @kernel

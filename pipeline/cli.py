@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from importlib.metadata import entry_points
 from typing import Annotated
 
 import typer
@@ -65,8 +66,16 @@ def operators(name: Annotated[str | None, typer.Argument(metavar="[NAME]")] = No
         print_operator(name, console)
 
 
+def _add_commands() -> None:
+    """Commands of other folders and packages: modules named under the entry point `malmoi.commands`."""
+    for found in entry_points(group="malmoi.commands"):
+        for function in found.load().COMMANDS:
+            app.command()(function)
+
+
 def main() -> None:
     """Entry point: errors of ours in one clear line each, exit code 2; Ctrl-C exits with 130."""
+    _add_commands()
     try:
         app(standalone_mode=True)
     except MalmoiError as error:

@@ -15,7 +15,11 @@ FOLDERS = ("operators", "pipeline", "training")
 ALLOWED = {
     "operators": ("malmoi.operators",),
     "pipeline": ("malmoi.operators", "malmoi.pipeline"),
-    "training": ("malmoi.training", "malmoi.pipeline.manifest"),
+    "training": (
+        "malmoi.training",
+        "malmoi.operators",
+        *(f"malmoi.pipeline.{name}" for name in ("manifest", "errors", "storage", "yaml_file", "console")),
+    ),
 }
 BANNED = {"operators": ("ray", "torch"), "pipeline": ("torch",), "training": ()}
 

@@ -308,25 +308,24 @@ def identity(recipe: TrainRecipe) -> str:
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _absolute(place: str, folder: Path) -> str:
-    return place if "://" in place else str((folder / place).absolute())
+def _absolute(place: str) -> str:
+    return place if "://" in place else str(Path(place).absolute())
 
 
 def read_recipe(path: str | Path, overrides: Iterable[str] = ()) -> TrainRecipe:
-    """A checked recipe from a YAML file; relative paths in it are relative to the file.
+    """A checked recipe from a YAML file; its paths are relative to the folder that you are in.
 
     Raises RecipeError with a line for each problem.
     """
     data, root = read_yaml(path, overrides)
     recipe = check_model(TrainRecipe, data, str(path), root)
-    folder = Path(path).absolute().parent
-    moved = {"path": _absolute(recipe.data.path, folder)}
+    places = {"path": _absolute(recipe.data.path)}
     if recipe.data.tokenizer is not None:
-        moved["tokenizer"] = _absolute(recipe.data.tokenizer, folder)
+        places["tokenizer"] = _absolute(recipe.data.tokenizer)
     update: dict[str, Any] = {
-        "output": _absolute(recipe.output, folder),
-        "data": recipe.data.model_copy(update=moved),
+        "output": _absolute(recipe.output),
+        "data": recipe.data.model_copy(update=places),
     }
     if recipe.model.path is not None:
-        update["model"] = recipe.model.model_copy(update={"path": _absolute(recipe.model.path, folder)})
+        update["model"] = recipe.model.model_copy(update={"path": _absolute(recipe.model.path)})
     return recipe.model_copy(update=update)

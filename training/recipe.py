@@ -270,7 +270,7 @@ class TrainRecipe(Strict):
                 "model.attention=varlen runs on CUDA only; use packed, or workers.gpus_per_worker=1"
             )
         if (
-            self.optimizer.name == "paged_adamw_8bit"
+            (kind, self.optimizer.name) == ("full", "paged_adamw_8bit")
             and self.workers.range[1] > 1
             and self.workers.sharding == "fsdp"
         ):

@@ -107,10 +107,11 @@ def varlen_attention(
 
 
 def implementation(attention: str) -> str:
-    """The name under which transformers knows a recipe's `attention`; registers ours."""
+    """The name under which transformers knows a recipe's `attention`; registers ours. `auto` that no rows have
+    settled is `sdpa`."""
     ours = {"packed": (PACKED, packed_attention), "varlen": (VARLEN, varlen_attention)}
     if attention not in ours:
-        return attention
+        return "sdpa" if attention == "auto" else attention
     from transformers import AttentionInterface
 
     name, function = ours[attention]

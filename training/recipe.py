@@ -95,13 +95,14 @@ class ModelSettings(Strict):
     """Either `path`, a folder of a Hugging Face model with its weights, or `config`, a random one.
 
     `attention`: `sdpa` and `eager` are plain causal over a row; `packed` and `varlen` see no other document of
-    the row (`packed`: SDPA by document, any device; `varlen`: one kernel, CUDA only). `dtype`: that of
-    the computation; weights that are trained in full are kept in float32 beside it.
+    the row (`packed`: SDPA by document, any device; `varlen`: one kernel, CUDA and bfloat16 only). `auto` is
+    `sdpa`, but where rows hold several examples of instruction data one of the other two. `dtype`: that of the
+    computation; weights that are trained in full are kept in float32 beside it.
     """
 
     path: str | None = None
     config: ModelShape | None = None
-    attention: Literal["sdpa", "eager", "packed", "varlen"] = "sdpa"
+    attention: Literal["auto", "sdpa", "eager", "packed", "varlen"] = "auto"
     dtype: Dtype = "bfloat16"
 
     @model_validator(mode="after")

@@ -234,18 +234,21 @@ class Manifest:
 
         `deep` also reads the files and compares their hashes.
         """
-        wrong = []
-        for output in (*self.corpus, *self.others):
-            problem = _problem(folder, output, deep)
-            if problem:
-                wrong.append(f"{folder.join(output.path)}: {problem}")
+        wrong = wrong_files(folder, (*self.corpus, *self.others), deep=deep)
         if wrong:
-            more = f"\n... {len(wrong) - 10} more files" if len(wrong) > 10 else ""
-            raise ChangedError("\n".join(wrong[:10]) + more)
+            raise ChangedError(wrong)
 
     def corpus_files(self, folder: Folder) -> list[str]:
         """Full paths or URLs of the shards, in order."""
         return [folder.join(shard.path) for shard in self.corpus]
+
+
+def wrong_files(folder: Folder, outputs: Iterable[Output], *, deep: bool) -> str:
+    """A line for each file that is missing or has another size (`deep`: content), ten at most; "" if none."""
+    found = [(output, _problem(folder, output, deep)) for output in outputs]
+    wrong = [f"{folder.join(output.path)}: {problem}" for output, problem in found if problem]
+    more = f"\n... {len(wrong) - 10} more files" if len(wrong) > 10 else ""
+    return "\n".join(wrong[:10]) + more
 
 
 def _problem(folder: Folder, output: Output, deep: bool) -> str:

@@ -18,7 +18,10 @@ ALLOWED = {
     "training": (
         "malmoi.training",
         "malmoi.operators",
-        *(f"malmoi.pipeline.{name}" for name in ("manifest", "errors", "storage", "yaml_file", "console")),
+        *(
+            f"malmoi.pipeline.{name}"
+            for name in ("manifest", "token_manifest", "errors", "storage", "yaml_file", "console")
+        ),
     ),
 }
 BANNED = {"operators": ("ray", "torch"), "pipeline": ("torch",), "training": ()}

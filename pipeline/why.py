@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -177,6 +177,11 @@ def print_why(run: str, id: str, source: str | None, console: Console) -> None:
         raise SourceError(
             f"{run}: no document with id {id!r}{where}; a record that could not be read is in {run}/quarantine"
         )
+    print_fates(folder, steps, fates, console)
+
+
+def print_fates(folder: Folder, steps: tuple[Operator, ...], fates: Iterable[Fate], console: Console) -> None:
+    """Print what was found of documents; `steps` are the run's operators."""
     own = {name for step in steps for name in step.adds.names} | {"num_tokens"}
     for fate in fates:
         console.print(f"[bold]{escape(fate.columns['id'])}[/]  source {escape(fate.columns['source'])}")

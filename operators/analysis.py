@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from .contract import TEXT
 from .hashing import xxh64
-from .kernel import kernel
+from .kernel import lean
 from .spans import count_lines, count_paragraphs, fill_lines, fill_paragraphs
 from .unicode_tables import LETTER, NUMBER, SYMBOL, lower_case, properties
 from .words import count_marked, decode_safely, fill_marked, segment
@@ -120,7 +120,7 @@ def _room(spans: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     return np.empty(spans, np.int64), np.empty(spans, np.int64), np.empty(spans, np.int32), flags
 
 
-@kernel
+@lean
 def _count_chars(data: np.ndarray, offsets: np.ndarray, out: np.ndarray) -> None:
     for document in range(len(out)):
         total = 0
@@ -129,13 +129,13 @@ def _count_chars(data: np.ndarray, offsets: np.ndarray, out: np.ndarray) -> None
         out[document] = total
 
 
-@kernel
+@lean
 def _hash_spans(data: np.ndarray, start: np.ndarray, end: np.ndarray, out: np.ndarray) -> None:
     for i in range(len(start)):
         out[i] = xxh64(data, start[i], end[i], np.uint64(0))
 
 
-@kernel
+@lean
 def _write(point: int, out: np.ndarray, w: int) -> int:
     if point < 0x80:
         out[w] = point
@@ -156,7 +156,7 @@ def _write(point: int, out: np.ndarray, w: int) -> int:
     return w + 4
 
 
-@kernel
+@lean
 def _hash_lower(
     data: np.ndarray,
     start: np.ndarray,

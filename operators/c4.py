@@ -79,7 +79,7 @@ def _line_rules(operator: Any, names: list[str]) -> LineRules:
 
 def _scratch(longest_line: int, tokens: int) -> Scratch:
     return Scratch(
-        new_chunk(longest_line + 2), new_tokens(tokens), new_tokens(tokens), np.empty((2, tokens), np.int32)
+        new_chunk(longest_line + 2), new_tokens(tokens), new_tokens(tokens), np.empty((4, tokens), np.int32)
     )
 
 

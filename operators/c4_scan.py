@@ -16,7 +16,7 @@ from .datatrove_affixes import Chunk
 from .datatrove_joins import Tokens
 from .datatrove_tables import DIGIT, PUNCTUATION, SENTENCE_END, SPACE, TERMINAL, Rules, class_of, decode
 from .datatrove_words import tokenize
-from .kernel import kernel
+from .kernel import kernel, lean
 from .text_scan import back, code_points, ends_with_ellipsis, is_terminal, next_line, strip, strip_closers
 
 LINES, KEPT, SENTENCES, LOREM, CURLY, LONG_WORD, UNTERMINATED, FEW_WORDS, SCRIPT, POLICY = range(10)
@@ -117,12 +117,12 @@ def marks_of(closers: str) -> Marks:
     return Marks(code_points(closers), np.frombuffer(b"".join(encoded), np.uint8), starts)
 
 
-@kernel
+@lean
 def _lower(b: int) -> np.int64:
     return np.int64(b + 32) if 65 <= b <= 90 else np.int64(b)
 
 
-@kernel
+@lean
 def _find_phrases(text: np.ndarray, a: int, b: int, phrases: Phrases, code: int) -> int:
     """Bit m is set if a phrase of meaning m, or a curly bracket, lies in [a, b); letters of ASCII in any
     case.
@@ -149,7 +149,7 @@ def _find_phrases(text: np.ndarray, a: int, b: int, phrases: Phrases, code: int)
     return found
 
 
-@kernel
+@lean
 def _citation(data: np.ndarray, p: int, end: int, marks: Marks, rules: Rules) -> int:
     """Bytes of the citation mark at `p`: `[12]`, `[]`, `[edit]`, `[citation needed]`; 0 where there is
     none.
@@ -172,7 +172,7 @@ def _citation(data: np.ndarray, p: int, end: int, marks: Marks, rules: Rules) ->
     return 0
 
 
-@kernel
+@lean
 def _copy(
     data: np.ndarray, a: int, b: int, out: np.ndarray, k: int, cite: bool, marks: Marks, rules: Rules
 ) -> int:
@@ -190,7 +190,7 @@ def _copy(
     return k
 
 
-@kernel
+@lean
 def _runs(data: np.ndarray, a: int, b: int, rules: Rules) -> tuple[int, int]:
     """How many runs without white space, and the code points of the longest."""
     count = longest = run = 0
@@ -207,7 +207,7 @@ def _runs(data: np.ndarray, a: int, b: int, rules: Rules) -> tuple[int, int]:
     return count, longest
 
 
-@kernel
+@lean
 def _is_terminated(text: np.ndarray, a: int, b: int, closers: np.ndarray, rules: Rules) -> bool:
     """C4: the line ends in . ? ! or a quotation mark, not in three full stops.
 
@@ -226,7 +226,7 @@ def _is_terminated(text: np.ndarray, a: int, b: int, closers: np.ndarray, rules:
     return is_terminal(text, a, strip_closers(text, a, b, closers), rules)
 
 
-@kernel
+@lean
 def _plain_sentences(text: np.ndarray, a: int, b: int, rules: Rules) -> int:
     """Sentences of a line, at least one: terminal marks that white space follows, closers between left out.
 
@@ -252,7 +252,7 @@ def _plain_sentences(text: np.ndarray, a: int, b: int, rules: Rules) -> int:
     return count + 1
 
 
-@kernel
+@lean
 def _token_sentences(text: np.ndarray, tokens: Tokens, n: int, rules: Rules) -> int:
     """Sentences that spaCy's sentencizer makes of the tokens, at least one."""
     count, seen = 1, False
@@ -275,7 +275,7 @@ def _token_sentences(text: np.ndarray, tokens: Tokens, n: int, rules: Rules) -> 
     return count
 
 
-@kernel
+@lean
 def _judge_line(
     text: np.ndarray,
     a: int,
@@ -305,7 +305,7 @@ def _judge_line(
     return found
 
 
-@kernel
+@lean
 def _close(out: np.ndarray, begin: int, end: int, rules: Rules) -> int:
     """Strip the edited text in place; returns its end."""
     a, b = strip(out, begin, end, rules)
@@ -315,7 +315,7 @@ def _close(out: np.ndarray, begin: int, end: int, rules: Rules) -> int:
     return begin + b - a
 
 
-@kernel
+@lean
 def _words_between(word_start: np.ndarray, w: int, a: int, b: int) -> tuple[int, int]:
     """How many words from the `w`th on begin in [a, b), and the first word behind it."""
     count = 0
@@ -325,7 +325,7 @@ def _words_between(word_start: np.ndarray, w: int, a: int, b: int) -> tuple[int,
     return count, w
 
 
-@kernel
+@lean
 def _sentences(out: np.ndarray, at: int, to: int, native: bool, rules: Rules, scratch: Scratch) -> int:
     """Sentences of the line, or -1 where the scratch is too small."""
     if native:

@@ -22,7 +22,7 @@ from .datatrove_tables import (
     find_key,
     hash_bytes,
 )
-from .kernel import kernel
+from .kernel import lean
 
 
 class Chunk(NamedTuple):
@@ -45,12 +45,12 @@ def new_chunk(capacity: int) -> Chunk:
     )
 
 
-@kernel
+@lean
 def _digit(c: int) -> bool:
     return 48 <= c <= 57
 
 
-@kernel
+@lean
 def find_prefix(chunk: Chunk, a: int, b: int) -> int:
     c = chunk.cp[a]
     if chunk.cls[a] & PREFIX:
@@ -69,7 +69,7 @@ def find_prefix(chunk: Chunk, a: int, b: int) -> int:
     return 0
 
 
-@kernel
+@lean
 def _after_digit(data: np.ndarray, chunk: Chunk, a: int, b: int, rules: Rules) -> int:
     """Longest unit, currency or plus at the end of [a, b) that follows a digit; the leftmost match is the
     longest.
@@ -84,7 +84,7 @@ def _after_digit(data: np.ndarray, chunk: Chunk, a: int, b: int, rules: Rules) -
     return 0
 
 
-@kernel
+@lean
 def find_suffix(data: np.ndarray, chunk: Chunk, a: int, b: int, rules: Rules) -> int:
     if a >= b:
         return 0
@@ -113,7 +113,7 @@ def find_suffix(data: np.ndarray, chunk: Chunk, a: int, b: int, rules: Rules) ->
     return best
 
 
-@kernel
+@lean
 def _hyphen(chunk: Chunk, i: int, b: int) -> int:
     """Length of the hyphen that begins at `i` and is followed by a letter, else 0."""
     c = chunk.cp[i]
@@ -128,7 +128,7 @@ def _hyphen(chunk: Chunk, i: int, b: int) -> int:
     return 0
 
 
-@kernel
+@lean
 def find_infix(chunk: Chunk, i: int, a: int, b: int) -> int:
     """Length of the infix that begins at character `i` of [a, b), 0 where none does."""
     cp, cls = chunk.cp, chunk.cls

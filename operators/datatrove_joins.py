@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .datatrove_tables import MAX_SEQUENCE, Rules, chain, find_key
-from .kernel import kernel
+from .kernel import lean
 
 
 class Tokens(NamedTuple):
@@ -32,7 +32,7 @@ def new_tokens(capacity: int) -> Tokens:
     )
 
 
-@kernel
+@lean
 def _runs_at(tokens: Tokens, i: int, n: int, rules: Rules) -> int:
     """Bit L is set if the L tokens from `i` on are those of a special case."""
     h = np.uint64(0)
@@ -50,9 +50,9 @@ def _runs_at(tokens: Tokens, i: int, n: int, rules: Rules) -> int:
     return runs
 
 
-@kernel
+@lean
 def find_joins(tokens: Tokens, n: int, rules: Rules, joins: np.ndarray) -> bool:
-    """Fill `joins` int32 [2, n + 1]: row 0 gets the length of the run to join at each token. False: there
+    """Fill `joins` int32 [4, n + 1]: row 0 gets the length of the run to join at each token. False: there
     is none.
 
     As in spaCy, longer runs first, then those further left; a run is taken if neither of its ends lies in a
@@ -69,14 +69,17 @@ def find_joins(tokens: Tokens, n: int, rules: Rules, joins: np.ndarray) -> bool:
             places += 1
     if places == 0:
         return False
-    taken = np.zeros(n, np.int32)
-    seen = np.zeros(n, np.bool_)
+    taken, seen = joins[2], joins[3]
+    for i in range(n):
+        taken[i] = seen[i] = 0
     for length in range(MAX_SEQUENCE, 0, -1):
         for place in range(places):
             if joins[1, place] >> length & 1:
                 i = joins[0, place]
                 if not seen[i] and not seen[i + length - 1]:
                     taken[i] = length
-                seen[i : i + length] = True
-    joins[0, :n] = taken
+                for j in range(i, i + length):
+                    seen[j] = 1
+    for i in range(n):
+        joins[0, i] = taken[i]
     return True

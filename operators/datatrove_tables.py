@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .kernel import kernel
+from .kernel import lean
 
 SPACE, ALPHA, LOWER, UPPER, PREFIX, SUFFIX, QUOTE, DOT_BEFORE, CURRENCY, ICON = (
     1 << bit for bit in range(10)
@@ -50,7 +50,7 @@ class Rules(NamedTuple):
     unit_used: np.ndarray
 
 
-@kernel
+@lean
 def mix(h: np.uint64) -> np.uint64:
     """The finaliser of MurmurHash3, 64 bits."""
     h = np.uint64(np.uint64(h ^ (h >> np.uint64(33))) * np.uint64(0xFF51AFD7ED558CCD))
@@ -58,7 +58,7 @@ def mix(h: np.uint64) -> np.uint64:
     return np.uint64(h ^ (h >> np.uint64(33)))
 
 
-@kernel
+@lean
 def hash_bytes(data: np.ndarray, start: int, end: int) -> np.uint64:
     h = np.uint64(0)
     for i in range(start, end):
@@ -66,7 +66,7 @@ def hash_bytes(data: np.ndarray, start: int, end: int) -> np.uint64:
     return h
 
 
-@kernel
+@lean
 def find_key(keys: np.ndarray, used: np.ndarray, empty: int, h: np.uint64) -> np.int64:
     """The slot of hash `h`, or -1."""
     mask = np.uint64(keys.size - 1)
@@ -78,7 +78,7 @@ def find_key(keys: np.ndarray, used: np.ndarray, empty: int, h: np.uint64) -> np
     return np.int64(-1)
 
 
-@kernel
+@lean
 def chain(h: np.uint64, token: np.uint64) -> np.uint64:
     """The hash of a run of tokens with one token more."""
     return mix(np.uint64(np.uint64(h * np.uint64(3)) + token))
@@ -143,7 +143,7 @@ def english_rules() -> Rules:
         )
 
 
-@kernel
+@lean
 def decode(data: np.ndarray, at: int) -> tuple[np.uint32, int]:
     """Code point and its length in bytes; the bytes are valid UTF-8."""
     b = np.uint32(data[at])
@@ -159,6 +159,6 @@ def decode(data: np.ndarray, at: int) -> tuple[np.uint32, int]:
     return ((b & np.uint32(0x07)) << np.uint32(18)) | low, 4
 
 
-@kernel
+@lean
 def class_of(rules: Rules, cp: np.uint32) -> np.uint32:
     return np.uint32(rules.blocks[np.int64(rules.block_index[cp >> 8]) * 256 + np.int64(cp & 255)])

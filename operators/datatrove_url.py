@@ -10,13 +10,13 @@ from __future__ import annotations
 import numpy as np
 
 from .datatrove_tables import DIGIT, HOST, LOWER, WORD
-from .kernel import kernel
+from .kernel import lean
 
 MAX_LABEL_CHARS = 64
 MAX_DOMAIN_CHARS = 63
 
 
-@kernel
+@lean
 def _ends(cp: np.ndarray, cls: np.ndarray, p: int, b: int) -> bool:
     """Only an optional port and an optional path lie in [p, b)."""
     if p < b and cp[p] == 58:
@@ -28,7 +28,7 @@ def _ends(cp: np.ndarray, cls: np.ndarray, p: int, b: int) -> bool:
     return p == b or cp[p] == 47 or cp[p] == 63 or cp[p] == 35
 
 
-@kernel
+@lean
 def _is_domain(cp: np.ndarray, cls: np.ndarray, p: int, b: int) -> bool:
     labels = 0
     while p < b:
@@ -49,39 +49,40 @@ def _is_domain(cp: np.ndarray, cls: np.ndarray, p: int, b: int) -> bool:
     return False
 
 
-@kernel
-def _is_private(octets: np.ndarray) -> bool:
-    if octets[0] == 10 or octets[0] == 127:
-        return True
-    if (octets[0] == 169 and octets[1] == 254) or (octets[0] == 192 and octets[1] == 168):
-        return True
-    return bool(octets[0] == 172 and 16 <= octets[1] <= 31)
+@lean
+def _is_public(a: int, b: int, c: int, d: int) -> bool:
+    """Whether a.b.c.d is an address that a page can have."""
+    if a < 1 or a > 223 or b > 255 or c > 255 or d < 1 or d > 254:
+        return False
+    if a == 10 or a == 127 or (a == 169 and b == 254) or (a == 192 and b == 168):
+        return False
+    return not (a == 172 and 16 <= b <= 31)
 
 
-@kernel
+@lean
 def _is_address(cp: np.ndarray, cls: np.ndarray, p: int, b: int) -> bool:
-    octets = np.zeros(4, np.int64)
+    octets = np.uint64(0)  # ten bits each, the last one lowest
     for place in range(4):
-        q = p
+        q, octet = p, np.uint64(0)
         while q < b and q - p < 3 and 48 <= cp[q] <= 57:
-            octets[place] = octets[place] * 10 + np.int64(cp[q]) - 48
+            octet = np.uint64(octet * np.uint64(10) + np.uint64(cp[q]) - np.uint64(48))
             q += 1
         if q == p:
             return False
+        octets = np.uint64((octets << np.uint64(10)) | octet)
         if place < 3:
             if q >= b or cp[q] != 46:
                 return False
             p = q + 1
         else:
             break
-    if octets[0] < 1 or octets[0] > 223 or octets[1] > 255 or octets[2] > 255:
-        return False
-    if octets[3] < 1 or octets[3] > 254 or _is_private(octets):
+    parts = np.int64(octets)
+    if not _is_public(parts >> 30, parts >> 20 & 1023, parts >> 10 & 1023, parts & 1023):
         return False
     return _ends(cp, cls, q, b)
 
 
-@kernel
+@lean
 def _is_host(cp: np.ndarray, cls: np.ndarray, p: int, b: int) -> bool:
     """A host with port and path at `p`, after any `user@` in front of it."""
     if _is_domain(cp, cls, p, b) or _is_address(cp, cls, p, b):
@@ -92,7 +93,7 @@ def _is_host(cp: np.ndarray, cls: np.ndarray, p: int, b: int) -> bool:
     return False
 
 
-@kernel
+@lean
 def is_url(cp: np.ndarray, cls: np.ndarray, a: int, b: int) -> bool:
     """Characters [a, b), which hold no white space, are a URL."""
     dotted = False

@@ -34,7 +34,7 @@ from .datatrove_tables import (
     hash_bytes,
 )
 from .datatrove_url import is_url
-from .kernel import kernel
+from .kernel import lean
 
 
 class Words(NamedTuple):
@@ -44,7 +44,7 @@ class Words(NamedTuple):
     tokens: Tokens
 
 
-@kernel
+@lean
 def _emit(out: Tokens, n: int, data: np.ndarray, start: int, end: int, chars: int) -> int:
     """Append a token; beyond the capacity only the count goes on."""
     if n < out.start.size:
@@ -56,7 +56,7 @@ def _emit(out: Tokens, n: int, data: np.ndarray, start: int, end: int, chars: in
     return n + 1
 
 
-@kernel
+@lean
 def _emit_special(out: Tokens, n: int, data: np.ndarray, start: int, rules: Rules, row: int) -> int:
     for place in range(rules.piece_first[row], rules.piece_first[row + 1]):
         chars = rules.piece_chars[place]
@@ -70,7 +70,7 @@ def _emit_special(out: Tokens, n: int, data: np.ndarray, start: int, rules: Rule
     return n
 
 
-@kernel
+@lean
 def _row(data: np.ndarray, start: int, end: int, rules: Rules) -> int:
     """Row of the special case that the bytes [start, end) spell, or -1."""
     if not rules.special_ends[np.int64(data[start]) << 8 | np.int64(data[end - 1])]:
@@ -79,13 +79,13 @@ def _row(data: np.ndarray, start: int, end: int, rules: Rules) -> int:
     return -1 if slot < 0 else int(rules.special_rows[slot])
 
 
-@kernel
+@lean
 def _special(data: np.ndarray, at: np.ndarray, a: int, b: int, rules: Rules) -> int:
     """Row of the special case that characters [a, b) of the chunk spell, or -1."""
     return -1 if b - a > MAX_SPECIAL_CHARS else _row(data, at[a], at[b], rules)
 
 
-@kernel
+@lean
 def _cut_infixes(out: Tokens, n: int, data: np.ndarray, chunk: Chunk, a: int, b: int) -> int:
     start = i = a
     while i < b:
@@ -104,7 +104,7 @@ def _cut_infixes(out: Tokens, n: int, data: np.ndarray, chunk: Chunk, a: int, b:
     return n
 
 
-@kernel
+@lean
 def _cut_chunk(out: Tokens, n: int, data: np.ndarray, chunk: Chunk, b: int, rules: Rules) -> int:
     """Tokens of the chunk's characters [0, b)."""
     at = chunk.at
@@ -146,7 +146,7 @@ def _cut_chunk(out: Tokens, n: int, data: np.ndarray, chunk: Chunk, b: int, rule
     return n
 
 
-@kernel
+@lean
 def _cut_simple(out: Tokens, n: int, data: np.ndarray, chunk: Chunk, b: int, rules: Rules) -> int:
     """Tokens of a chunk of plain characters, the last one of any kind; -1 where that is not so simple."""
     at, last = chunk.at, chunk.cls[b - 1]
@@ -166,7 +166,7 @@ def _cut_simple(out: Tokens, n: int, data: np.ndarray, chunk: Chunk, b: int, rul
     return _emit(out, n, data, at[end], at[b], 1) if end < b else n
 
 
-@kernel
+@lean
 def _letters(data: np.ndarray, p: int, end: int) -> int:
     """End of the run of ASCII letters at `p` if white space or the end of the text follows, else `p`."""
     q = p
@@ -177,7 +177,7 @@ def _letters(data: np.ndarray, p: int, end: int) -> int:
     return p
 
 
-@kernel
+@lean
 def _cut(out: Tokens, data: np.ndarray, begin: int, end: int, rules: Rules, chunk: Chunk) -> int:
     """Tokens of the text [begin, end) before runs are joined, white space tokens among them."""
     n = 0
@@ -225,7 +225,7 @@ def _cut(out: Tokens, data: np.ndarray, begin: int, end: int, rules: Rules, chun
     return n
 
 
-@kernel
+@lean
 def _join(
     out: Tokens,
     k: int,
@@ -262,7 +262,7 @@ def _join(
     return k
 
 
-@kernel
+@lean
 def tokenize(
     out: Tokens,
     k: int,
@@ -285,7 +285,7 @@ def tokenize(
     return _join(out, k, data, raw, n, rules, joins, keep_space)
 
 
-@kernel
+@lean
 def longest_chunk(data: np.ndarray) -> int:
     """Bytes of the longest run without a space, tab or newline."""
     longest = run = 0
@@ -295,7 +295,7 @@ def longest_chunk(data: np.ndarray) -> int:
     return longest
 
 
-@kernel
+@lean
 def _tokenize_all(
     data: np.ndarray,
     offsets: np.ndarray,
@@ -329,7 +329,7 @@ def english_words(batch: TextBatch) -> Words:
     for bytes_per_token in (3, 1):
         out = new_tokens(data.size // bytes_per_token + 256)
         raw = new_tokens(longest // bytes_per_token + 256)
-        joins = np.empty((2, raw.start.size), np.int32)
+        joins = np.empty((4, raw.start.size), np.int32)
         count = _tokenize_all(data, offsets, english_rules(), out, first, chunk, raw, joins)
         if count >= 0:
             break

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .hashing import fmix64
-from .kernel import kernel
+from .kernel import lean
 
 _PRECISION = 14
 
@@ -185,7 +185,7 @@ def sketch_ngrams(
     return NgramSketch(ngram, registers.tobytes(), int(total))
 
 
-@kernel
+@lean
 def _fill(
     first: np.ndarray,
     hashes: np.ndarray,

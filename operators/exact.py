@@ -18,7 +18,7 @@ from .analysis import analyse
 from .code_points import SPACE, code_points
 from .contract import TEXT, Kind, with_columns
 from .hashing import xxh64
-from .kernel import kernel
+from .kernel import lean
 from .words import decode_safely
 
 TEXT_SCHEME = "xxh64x2-ws-v1"
@@ -88,14 +88,14 @@ def id_hash(
     return lo, hi
 
 
-@kernel
+@lean
 def _hashes(data: np.ndarray, offsets: np.ndarray, lo: np.ndarray, hi: np.ndarray) -> None:
     for row in range(len(lo)):
         lo[row] = xxh64(data, offsets[row], offsets[row + 1], np.uint64(0))
         hi[row] = xxh64(data, offsets[row], offsets[row + 1], np.uint64(1))
 
 
-@kernel
+@lean
 def _text_hashes(
     data: np.ndarray,
     offsets: np.ndarray,

@@ -2,7 +2,7 @@
 
 The format is fastText's own, version 12 (Joulin et al. 2017, arXiv 1607.01759; quantised: 1612.03651): magic,
 version, arguments, dictionary, pruned n-gram index, input matrix, output matrix. What the kernel does not do
-(word n-grams, vectors of an unsupervised model) is refused with `UnsupportedError`; fastText itself then predicts.
+(vectors of an unsupervised model, another version) is refused with `UnsupportedError`; fastText itself then predicts.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .kernel import kernel
+from .kernel import lean
 
 MAGIC, VERSION = 793712314, 12
 HIERARCHICAL, NEGATIVE, SOFTMAX, ONE_VS_ALL = 1, 2, 3, 4
@@ -42,17 +42,19 @@ class UnsupportedError(ValueError):
 class Tables(NamedTuple):
     """A supervised model as the kernel wants it.
 
-    rows float32 [words + n-grams, dim]; outputs float32 [labels, dim] (hierarchical: inner nodes); there uint64
-    [bucket / 64], a bit for each hash that has a row; place int32 [bucket], its row or -1; slots int32 [2^k],
-    word numbers by hash, -1 free; text uint8 and bounds int64 [entries + 1], the dictionary's words, then its
-    labels; is_label uint8 [entries]; left, right int32 [2 * labels - 1], the tree of a hierarchical model (-1:
-    a leaf); prefix uint8, what labels begin with; eos: the number of the word "</s>" or -1.
+    rows float32 [words, dim]; grams float32 [n-grams, dim], by hash bucket; outputs float32 [labels, dim]
+    (hierarchical: inner nodes); there uint32 [bucket / 32], a bit for each bucket that has a row; ranks uint32
+    [bucket / 32], rows before these buckets; slots int32 [2^k], word numbers by hash, -1 free; text uint8 and
+    bounds int64 [entries + 1], the dictionary's words, then its labels; is_label uint8 [entries]; left, right
+    int32 [2 * labels - 1], the tree of a hierarchical model (-1: a leaf); prefix uint8, what labels begin with;
+    eos: the number of the word "</s>" or -1.
     """
 
     rows: np.ndarray
+    grams: np.ndarray
     outputs: np.ndarray
     there: np.ndarray
-    place: np.ndarray
+    ranks: np.ndarray
     slots: np.ndarray
     text: np.ndarray
     bounds: np.ndarray
@@ -60,8 +62,10 @@ class Tables(NamedTuple):
     left: np.ndarray
     right: np.ndarray
     prefix: np.ndarray
+    bucket: int
     minn: int
     maxn: int
+    word_ngrams: int
     loss: int
     eos: int
 
@@ -93,7 +97,7 @@ class _Cursor:
         return int(self.array(kind, 1)[0])
 
 
-@kernel
+@lean
 def fnv(data: np.ndarray, start: int, end: int) -> np.uint32:
     """fastText's hash: FNV-1a, 32 bits, of bytes taken as signed."""
     h = np.uint32(2166136261)
@@ -106,7 +110,7 @@ def fnv(data: np.ndarray, start: int, end: int) -> np.uint32:
     return h
 
 
-@kernel
+@lean
 def _scan_entries(data: np.ndarray, at: int, start: np.ndarray, end: np.ndarray) -> int:
     """Bounds of the null-terminated words, each followed by a count (8 bytes) and a type (1); -1 if torn."""
     for i in range(len(start)):
@@ -120,7 +124,7 @@ def _scan_entries(data: np.ndarray, at: int, start: np.ndarray, end: np.ndarray)
     return at
 
 
-@kernel
+@lean
 def _fill_slots(text: np.ndarray, bounds: np.ndarray, slots: np.ndarray) -> None:
     mask = np.uint32(len(slots) - 1)
     for word in range(len(bounds) - 1):
@@ -192,8 +196,8 @@ def read_classifier(data: np.ndarray, prefix: str) -> Classifier:
         raise UnsupportedError("not version 12 of the format")
     args = dict(zip(_ARGS, cursor.array("<i4", len(_ARGS)).tolist(), strict=True))
     cursor.array("<f8", 1)
-    if args["model"] != _SUPERVISED or args["word_ngrams"] > 1:
-        raise UnsupportedError("not a supervised model without word n-grams")
+    if args["model"] != _SUPERVISED:
+        raise UnsupportedError("not a supervised model")
     size, words, labels = (cursor.one("<i4") for _ in range(3))
     cursor.one("<i8")
     pruned = cursor.one("<i8")
@@ -213,16 +217,17 @@ def read_classifier(data: np.ndarray, prefix: str) -> Classifier:
         bytes(data[a:b]).decode("utf-8", "replace") for a, b in zip(start[words:], end[words:], strict=True)
     )
     left, right = _tree(counts)
-    place = _places(args["bucket"] if args["maxn"] > 0 else 1, pruned, index, words)
-    if place.max(initial=-1) >= len(rows):
-        raise ValueError("an n-gram points past the matrix")
+    hashed = args["maxn"] > 0 or args["word_ngrams"] > 1
+    bucket = args["bucket"] if hashed else 0
+    there, ranks, grams = _grams(bucket, pruned, index, rows[words:])
     text, bounds, is_label, slots = _dictionary(data, start, end, words)
     eos = [i for i in range(words) if bytes(data[start[i] : end[i]]) == EOS]
     tables = Tables(
-        rows=np.ascontiguousarray(rows),
+        rows=np.ascontiguousarray(rows[:words]),
+        grams=grams,
         outputs=np.ascontiguousarray(outputs),
-        there=_bits(place),
-        place=place,
+        there=there,
+        ranks=ranks,
         slots=slots,
         text=text,
         bounds=bounds,
@@ -230,26 +235,44 @@ def read_classifier(data: np.ndarray, prefix: str) -> Classifier:
         left=left,
         right=right,
         prefix=np.frombuffer(prefix.encode(), np.uint8).copy(),
-        minn=args["minn"],
+        bucket=max(bucket, 1),
+        minn=max(args["minn"], 1),
         maxn=args["maxn"],
+        word_ngrams=args["word_ngrams"],
         loss=args["loss"],
         eos=eos[0] if eos else -1,
     )
     return Classifier(tables, tuple(name.removeprefix(prefix) for name in names))
 
 
-def _bits(place: np.ndarray) -> np.ndarray:
-    padded = np.zeros(-(-len(place) // 64) * 64, bool)
-    padded[: len(place)] = place >= 0
-    return np.packbits(padded, bitorder="little").view("<u8").astype(np.uint64)
-
-
-def _places(bucket: int, pruned: int, index: np.ndarray, words: int) -> np.ndarray:
+def _grams(
+    bucket: int, pruned: int, index: np.ndarray, rows: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """`there`, `ranks` and `grams` of the tables. `index` [pruned, 2]: bucket and row of those that were kept."""
     if pruned < 0:
-        return np.arange(words, words + bucket, dtype=np.int32)
-    place = np.full(bucket, -1, np.int32)
-    place[index[:, 0]] = words + index[:, 1]
-    return place
+        buckets, places = np.arange(bucket), np.arange(bucket)
+    else:
+        order = np.argsort(index[:, 0], kind="stable")
+        buckets, places = index[order, 0], index[order, 1]
+    if len(places) and (int(places.max()) >= len(rows) or int(buckets.max()) >= max(bucket, 1)):
+        raise ValueError("an n-gram points past the matrix")
+    bits = np.zeros(-(-max(bucket, 1) // 32) * 32, bool)
+    bits[buckets] = True
+    there = np.packbits(bits, bitorder="little").view("<u4").astype(np.uint32)
+    ranks = np.zeros(len(there), np.uint32)
+    ranks[1:] = np.cumsum(bits.reshape(-1, 32).sum(1))[:-1]
+    if pruned < 0:
+        return there, ranks, np.ascontiguousarray(rows)
+    return there, ranks, _aligned(rows[places])
+
+
+def _aligned(rows: np.ndarray) -> np.ndarray:
+    """A copy that begins on a cache line, so that a row of 16 floats is one."""
+    room = np.empty(rows.nbytes + 64, np.uint8)
+    start = -room.ctypes.data % 64
+    out = room[start : start + rows.nbytes].view(np.float32).reshape(rows.shape)
+    out[:] = rows
+    return out
 
 
 def _dictionary(

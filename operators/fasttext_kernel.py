@@ -13,12 +13,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .fasttext_file import HIERARCHICAL, SOFTMAX, Classifier, Tables
-from .kernel import inline, kernel
+from .fasttext_file import HIERARCHICAL, SOFTMAX, Classifier, Tables, fnv
+from .fasttext_ngrams import Block, add_row, flush, has_row, new_block, push_words, row_of
+from .kernel import inline, lean
 
-_KEPT = 1 << 16
-_BOW, _EOW = 0x3C, 0x3E
+_KEPT = 1 << 14  # the sums of 16 floats fit into a megabyte of cache
+_WORDS = 1024
 _FNV = 2166136261
+_EOS = np.frombuffer(b"</s>", np.uint8)
 
 
 class Kept(NamedTuple):
@@ -27,6 +29,33 @@ class Kept(NamedTuple):
     keys: np.ndarray
     sums: np.ndarray
     sizes: np.ndarray
+
+
+class Work(NamedTuple):
+    """Words in line. document int64, place int64 (a slot of `Kept`, or ~row of `sums`) [_WORDS]; of those whose
+    sum is new: bytes start, end, sums float32 [_WORDS, dim], sizes int32, slot int64, key uint64.
+    """
+
+    document: np.ndarray
+    place: np.ndarray
+    start: np.ndarray
+    end: np.ndarray
+    sums: np.ndarray
+    sizes: np.ndarray
+    slot: np.ndarray
+    key: np.ndarray
+    block: Block
+
+
+def _new_work(dim: int, maxn: int) -> Work:
+    return Work(
+        *(np.zeros(_WORDS, np.int64) for _ in range(4)),
+        np.zeros((_WORDS, dim), np.float32),
+        np.zeros(_WORDS, np.int32),
+        np.zeros(_WORDS, np.int64),
+        np.zeros(_WORDS, np.uint64),
+        new_block(maxn),
+    )
 
 
 @inline
@@ -42,7 +71,7 @@ def _step(h: np.uint32, byte: int) -> np.uint32:
     return np.uint32(np.uint32(h ^ b) * np.uint32(16777619))
 
 
-@kernel
+@lean
 def _find(
     data: np.ndarray, a: int, b: int, h: np.uint32, slots: np.ndarray, text: np.ndarray, bounds: np.ndarray
 ) -> int:
@@ -64,32 +93,7 @@ def _find(
     return -1
 
 
-@kernel
-def _add_ngrams(word: np.ndarray, size: int, t: Tables, out: np.ndarray) -> int:
-    """Add the vectors of the n-grams of `word` (with its < and >) to `out`; how many there are."""
-    found, bucket = 0, np.uint32(len(t.place))
-    for i in range(size):
-        if (word[i] & 0xC0) == 0x80:
-            continue
-        h, j, n = np.uint32(_FNV), i, 1
-        while j < size and n <= t.maxn:
-            h = _step(h, word[j])
-            j += 1
-            while j < size and (word[j] & 0xC0) == 0x80:
-                h = _step(h, word[j])
-                j += 1
-            if n >= t.minn and not (n == 1 and (i == 0 or j == size)):
-                hashed = h % bucket
-                if (t.there[hashed >> np.uint32(6)] >> np.uint64(hashed & np.uint32(63))) & np.uint64(1):
-                    row = t.place[hashed]
-                    found += 1
-                    for d in range(len(out)):
-                        out[d] += t.rows[row, d]
-            n += 1
-    return found
-
-
-@kernel
+@lean
 def _best_leaf(
     hidden: np.ndarray,
     outputs: np.ndarray,
@@ -124,7 +128,7 @@ def _best_leaf(
     return best, math.exp(best_score) if best >= 0 else 0.0
 
 
-@kernel
+@lean
 def _best_output(
     hidden: np.ndarray, outputs: np.ndarray, softmax: bool, values: np.ndarray
 ) -> tuple[int, float]:
@@ -151,36 +155,6 @@ def _best_output(
     return best, 1.0 / (1.0 + math.exp(-(step * 16 / 512 - 8))) + 1e-5
 
 
-@kernel
-def _word_sum(
-    data: np.ndarray, a: int, b: int, h: np.uint32, t: Tables, scratch: np.ndarray, out: np.ndarray
-) -> int:
-    """The sum of all vectors of one word, into `out`; how many there are (a label has none)."""
-    for d in range(len(out)):
-        out[d] = np.float32(0.0)
-    number = _find(data, a, b, h, t.slots, t.text, t.bounds)
-    if number >= 0 and t.is_label[number]:
-        return 0
-    if number < 0 and b - a >= len(t.prefix):
-        labelled = True
-        for k in range(len(t.prefix)):
-            labelled &= data[a + k] == t.prefix[k]
-        if labelled:
-            return 0
-    found = 0
-    if number >= 0:
-        found = 1
-        for d in range(len(out)):
-            out[d] += t.rows[number, d]
-    if t.maxn > 0:
-        scratch[0] = _BOW
-        for k in range(b - a):
-            scratch[k + 1] = data[a + k]
-        scratch[b - a + 1] = _EOW
-        found += _add_ngrams(scratch, b - a + 2, t, out)
-    return found
-
-
 @inline
 def _is_eos(data: np.ndarray, a: int, b: int) -> bool:
     """Whether the word is "</s>"."""
@@ -189,83 +163,194 @@ def _is_eos(data: np.ndarray, a: int, b: int) -> bool:
     )
 
 
-@kernel
-def _read_line(
-    data: np.ndarray, p: int, end: int, t: Tables, kept: Kept, scratch: np.ndarray, hidden: np.ndarray
-) -> tuple[bool, int]:
-    """Add the vectors of all words to `hidden`: (whether there is a word, how many vectors)."""
-    count, has_word = 0, False
-    keys, sums, sizes = kept.keys, kept.sums, kept.sizes
-    mask, dim = np.uint64(len(keys) - 1), len(hidden)
+@lean
+def _is_label(
+    data: np.ndarray, a: int, b: int, number: int, is_label: np.ndarray, prefix: np.ndarray
+) -> bool:
+    """Whether fastText takes the word for a label: one of the dictionary's, or what begins like one."""
+    if number >= 0:
+        return bool(is_label[number])
+    if b - a < len(prefix):
+        return False
+    for k in range(len(prefix)):  # noqa: SIM110 (numba compiles no generator)
+        if data[a + k] != prefix[k]:
+            return False
+    return True
+
+
+@lean
+def _sum_new(data: np.ndarray, new: int, t: Tables, work: Work) -> None:
+    """The sums of the words that have none yet."""
+    start, end, sums, sizes = work.start, work.end, work.sums, work.sizes
+    slots, text, bounds, prefix, is_label, rows = t.slots, t.text, t.bounds, t.prefix, t.is_label, t.rows
+    for w in range(new):
+        a, b = start[w], end[w]
+        h = fnv(data, a, b)
+        number = _find(data, a, b, h, slots, text, bounds)
+        sizes[w] = 0
+        for d in range(sums.shape[1]):
+            sums[w, d] = np.float32(0.0)
+        if _is_label(data, a, b, number, is_label, prefix):
+            end[w] = a
+        elif number >= 0:
+            sizes[w] = 1
+            add_row(sums, w, rows, number)
+    if t.maxn > 0:
+        push_words(data, start, end, new, work.block, t, sums, sizes)
+
+
+@lean
+def _settle(
+    data: np.ndarray,
+    words: int,
+    new: int,
+    t: Tables,
+    kept: Kept,
+    work: Work,
+    hidden: np.ndarray,
+    count: np.ndarray,
+) -> None:
+    """Add the sums of the words in line to their documents, in their order, and keep the new sums."""
+    _sum_new(data, new, t, work)
+    place, owner, sums, sizes, slots = work.place, work.document, work.sums, work.sizes, work.slot
+    kept_sums, kept_sizes, kept_keys, keys = kept.sums, kept.sizes, kept.keys, work.key
+    for i in range(words):
+        at, document = place[i], owner[i]
+        if at >= 0:
+            count[document] += kept_sizes[at]
+            add_row(hidden, document, kept_sums, at)
+        else:
+            count[document] += sizes[~at]
+            add_row(hidden, document, sums, ~at)
+    for w in range(new):
+        slot = slots[w]
+        kept_keys[slot], kept_sizes[slot] = keys[w], sizes[w]
+        for d in range(sums.shape[1]):
+            kept_sums[slot, d] = sums[w, d]
+
+
+@lean
+def _sum_words(
+    data: np.ndarray, offsets: np.ndarray, t: Tables, kept: Kept, work: Work, hidden: np.ndarray, count: np.ndarray
+) -> None:
+    """hidden[i] += the vectors of all words of document i; count[i] = how many, -1 where it has no word."""
+    kept_keys, owner, place, slots, keys = kept.keys, work.document, work.place, work.slot, work.key
+    starts, ends = work.start, work.end
+    mask = np.uint64(len(kept_keys) - 1)
+    words = new = 0
+    for document in range(len(offsets) - 1):
+        p, end = offsets[document], offsets[document + 1]
+        count[document] = -1
+        while True:
+            while p < end and _is_blank(data[p]):
+                p += 1
+            if p >= end:
+                break
+            a, key = p, np.uint64(0xCBF29CE484222325)
+            while p < end and not _is_blank(data[p]):
+                key = np.uint64(np.uint64(key ^ np.uint64(data[p])) * np.uint64(0x100000001B3))
+                p += 1
+            if count[document] < 0:
+                count[document] = 0
+            if _is_eos(data, a, p):  # ends fastText's line
+                break
+            key = np.uint64(key | np.uint64(1))
+            slot = np.int64(np.uint64(key >> np.uint64(20)) & mask)
+            known = kept_keys[slot] == key
+            owner[words], place[words] = document, slot if known else ~new
+            starts[new], ends[new], slots[new], keys[new] = a, p, slot, key
+            new += np.int64(not known)
+            words += 1
+            if words == _WORDS:
+                _settle(data, words, new, t, kept, work, hidden, count)
+                words = new = 0
+    _settle(data, words, new, t, kept, work, hidden, count)
+
+
+@lean
+def _add_word_ngrams(
+    data: np.ndarray, p: int, end: int, t: Tables, hashes: np.ndarray, hidden: np.ndarray, document: int
+) -> int:
+    """Add the vectors of the word n-grams of data[p:end] to hidden[document]; how many there are."""
+    words = 0
     while True:
         while p < end and _is_blank(data[p]):
             p += 1
         if p >= end:
             break
-        a, h, key = p, np.uint32(_FNV), np.uint64(0xCBF29CE484222325)
+        a, h = p, np.uint32(_FNV)
         while p < end and not _is_blank(data[p]):
             h = _step(h, data[p])
-            key = np.uint64(np.uint64(key ^ np.uint64(data[p])) * np.uint64(0x100000001B3))
             p += 1
-        has_word = True
-        if _is_eos(data, a, p):  # ends fastText's line
+        if _is_eos(data, a, p):
             break
-        key = np.uint64(key | np.uint64(1))
-        slot = np.int64(np.uint64(key >> np.uint64(20)) & mask)
-        if keys[slot] != key:
-            sizes[slot] = _word_sum(data, a, p, h, t, scratch, sums[slot])
-            keys[slot] = key
-        count += sizes[slot]
-        for d in range(dim):
-            hidden[d] += sums[slot, d]
-    return has_word, count
+        number = _find(data, a, p, h, t.slots, t.text, t.bounds)
+        if not _is_label(data, a, p, number, t.is_label, t.prefix):
+            hashes[words] = h
+            words += 1
+    hashes[words] = fnv(_EOS, 0, len(_EOS))
+    words += 1
+    added = 0
+    for i in range(words):
+        h64 = np.uint64(np.int64(np.int32(hashes[i])))
+        for j in range(i + 1, min(i + t.word_ngrams, words)):
+            h64 = np.uint64(np.uint64(h64 * np.uint64(116049371)) + np.uint64(np.int64(np.int32(hashes[j]))))
+            bucket = np.uint32(h64 % np.uint64(t.bucket))
+            if has_row(t.there, bucket):
+                add_row(hidden, document, t.grams, row_of(t.there, t.ranks, bucket))
+                added += 1
+    return added
 
 
-@kernel
+@lean
 def _predict(
     data: np.ndarray,
     offsets: np.ndarray,
     t: Tables,
-    kept: Kept,
-    scratch: np.ndarray,
+    hashes: np.ndarray,
+    hidden: np.ndarray,
+    count: np.ndarray,
+    values: np.ndarray,
+    stack: np.ndarray,
     labels: np.ndarray,
     scores: np.ndarray,
 ) -> None:
-    dim = t.rows.shape[1]
-    hidden = np.zeros(dim, np.float32)
-    values = np.zeros(max(len(t.outputs), 1), np.float32)
-    stack, stack_scores = np.zeros(len(t.left) + 2, np.int32), np.zeros(len(t.left) + 2, np.float32)
+    """The best label of each document from the sum of its vectors, with those of word n-grams and the line's end."""
     for document in range(len(offsets) - 1):
-        hidden[:] = np.float32(0.0)
-        has_word, count = _read_line(data, offsets[document], offsets[document + 1], t, kept, scratch, hidden)
         labels[document], scores[document] = -1, 0.0
-        if t.eos >= 0:
-            count += 1
-            for d in range(dim):
-                hidden[d] += t.rows[t.eos, d]
-        if not has_word or count == 0:
+        if count[document] < 0:
             continue
-        scale = np.float32(1.0 / count)
-        for d in range(dim):
-            hidden[d] *= scale
+        total = count[document]
+        if t.eos >= 0:
+            total += 1
+            add_row(hidden, document, t.rows, t.eos)
+        if t.word_ngrams > 1:
+            total += _add_word_ngrams(data, offsets[document], offsets[document + 1], t, hashes, hidden, document)
+        if total == 0:
+            continue
+        vector = hidden[document]
+        scale = np.float32(1.0 / total)
+        for d in range(len(vector)):
+            vector[d] *= scale
         if t.loss == HIERARCHICAL:
-            best, score = _best_leaf(hidden, t.outputs, t.left, t.right, stack, stack_scores)
+            best, score = _best_leaf(vector, t.outputs, t.left, t.right, stack, values)
         else:
-            best, score = _best_output(hidden, t.outputs, t.loss == SOFTMAX, values)
+            best, score = _best_output(vector, t.outputs, t.loss == SOFTMAX, values)
         labels[document], scores[document] = best, score
 
 
 class _Memory(threading.local):
-    """This thread's table of word sums for the model that it used last."""
+    """This thread's table of word sums for the model that it used last, and its scratch."""
 
     def __init__(self) -> None:
         self.model: Classifier | None = None
-        self.held: Kept | None = None
+        self.held: tuple[Kept, Work] | None = None
 
-    def kept(self, model: Classifier) -> Kept:
+    def of(self, model: Classifier) -> tuple[Kept, Work]:
         if self.held is None or self.model is not model:
-            sums = np.zeros((_KEPT, model.tables.rows.shape[1]), np.float32)
-            self.model, self.held = model, Kept(np.zeros(_KEPT, np.uint64), sums, np.zeros(_KEPT, np.int32))
+            dim = model.tables.grams.shape[1]
+            kept = Kept(np.zeros(_KEPT, np.uint64), np.zeros((_KEPT, dim), np.float32), np.zeros(_KEPT, np.int32))
+            self.model, self.held = model, (kept, _new_work(dim, model.tables.maxn))
         return self.held
 
 
@@ -277,8 +362,14 @@ def predict_batch(model: Classifier, data: np.ndarray, offsets: np.ndarray) -> t
 
     `data`: uint8 UTF-8; `offsets`: int64 [documents + 1]. Line ends count as spaces.
     """
-    documents = len(offsets) - 1
+    documents, tables = len(offsets) - 1, model.tables
     labels, scores = np.empty(documents, np.int32), np.empty(documents, np.float64)
-    scratch = np.empty(int(np.diff(offsets).max(initial=0)) + 2, np.uint8)
-    _predict(data, offsets, model.tables, _memory.kept(model), scratch, labels, scores)
+    hidden, count = np.zeros((documents, tables.grams.shape[1]), np.float32), np.zeros(documents, np.int64)
+    kept, work = _memory.of(model)
+    _sum_words(data, offsets, tables, kept, work, hidden, count)
+    longest = int(np.diff(offsets).max(initial=0)) if tables.word_ngrams > 1 else 0
+    hashes = np.empty(longest // 2 + 3, np.uint32)
+    nodes = max(len(tables.outputs), len(tables.left)) + 2
+    values, stack = np.empty(nodes, np.float32), np.empty(nodes, np.int32)
+    _predict(data, offsets, tables, hashes, hidden, count, values, stack, labels, scores)
     return labels, scores

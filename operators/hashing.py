@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .kernel import inline, kernel
+from .kernel import inline, lean
 
 _P1 = np.uint64(0x9E3779B185EBCA87)
 _P2 = np.uint64(0xC2B2AE3D27D4EB4F)
@@ -53,7 +53,7 @@ def fmix64(h: np.uint64) -> np.uint64:
     return np.uint64(h ^ (h >> np.uint64(33)))
 
 
-@kernel
+@lean
 def xxh64(data: np.ndarray, start: int, end: int, seed: np.uint64) -> np.uint64:
     """xxh64 of `data[start:end]` (uint8), as `xxhash.xxh64_intdigest` gives it."""
     p = start

@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from .contract import TEXT, Kind, with_columns
 from .hashing import xxh64
-from .kernel import kernel
+from .kernel import kernel, lean
 from .shingles import SCHEME, Ngram, shingle_ids
 
 BANDS = "bands"
@@ -147,7 +147,7 @@ def _minima(first: np.ndarray, ids: np.ndarray, a: np.ndarray, b: np.ndarray, ou
             start += size
 
 
-@kernel
+@lean
 def _band_hashes(data: np.ndarray, stride: int, width: int, out: np.ndarray) -> None:
     for document in range(out.shape[0]):
         for band in range(out.shape[1]):

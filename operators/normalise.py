@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from .contract import TEXT, Kind, with_columns
-from .kernel import inline, kernel
+from .kernel import inline, kernel, lean
 
 _EDIT, _COMPOSE = 1, 2  # what a document needs
 _NEWLINES, _CONTROLS, _SPACES, _BLANK_LINES = 0, 1, 2, 3  # columns of the switches and of the counts
@@ -119,7 +119,7 @@ def _scan(
     return needs
 
 
-@kernel
+@lean
 def _strip(out: np.ndarray, first: int, w: int) -> tuple[int, int]:
     """Drop blanks (space, tab, U+00A0, U+3000) before position `w`; the new position and how many went."""
     gone = 0

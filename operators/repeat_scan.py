@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .datatrove_tables import BASE, mix
-from .kernel import kernel
+from .kernel import kernel, lean
 
 TOP_SIZES = (2, 3, 4)
 DUPLICATE_SIZES = (5, 6, 7, 8, 9, 10)
@@ -39,7 +39,7 @@ def new_seen(entries: int) -> Seen:
     )
 
 
-@kernel
+@lean
 def mask_for(entries: int) -> int:
     """The mask of the smallest part of the table that `entries` keys fill at most half."""
     size = 16
@@ -48,7 +48,7 @@ def mask_for(entries: int) -> int:
     return size - 1
 
 
-@kernel
+@lean
 def see(seen: Seen, stamp: np.uint32, mask: int, h: np.uint64, place: int) -> np.int64:
     """Count key `h`, first seen at `place`; returns its slot."""
     slot = np.int64(mix(h)) & mask
@@ -90,7 +90,7 @@ def count_repeats(
     return counts
 
 
-@kernel
+@lean
 def _power(exponent: int) -> np.uint64:
     result, base = np.uint64(1), np.uint64(BASE)
     while exponent:
@@ -128,7 +128,7 @@ def new_prefixes(words: int) -> Prefixes:
     )
 
 
-@kernel
+@lean
 def _fill(
     prefixes: Prefixes,
     hashes: np.ndarray,
@@ -150,7 +150,7 @@ def _fill(
             prefixes.bytes[w + 1] = prefixes.bytes[w] + sizes[i]
 
 
-@kernel
+@lean
 def _hash_ngram(prefixes: Prefixes, i: int, n: int, power: np.uint64, concatenated: bool) -> np.uint64:
     """Of words i..i+n: by words, or of the words' bytes joined without a space."""
     if concatenated:
@@ -159,7 +159,7 @@ def _hash_ngram(prefixes: Prefixes, i: int, n: int, power: np.uint64, concatenat
     return np.uint64(prefixes.by_word[i + n] - np.uint64(prefixes.by_word[i] * np.uint64(power)))
 
 
-@kernel
+@lean
 def _count_level(
     prefixes: Prefixes,
     grams: NGrams,
@@ -184,7 +184,7 @@ def _count_level(
     return kept
 
 
-@kernel
+@lean
 def _top_chars(
     prefixes: Prefixes, grams: NGrams, places: int, words: int, n: int, seen: Seen, native: bool
 ) -> np.int64:
@@ -204,7 +204,7 @@ def _top_chars(
     return np.int64(seen.counts[best] * (length if native else length + n - 1))
 
 
-@kernel
+@lean
 def _duplicate_chars(prefixes: Prefixes, grams: NGrams, places: int, n: int, seen: Seen, native: bool) -> int:
     """Chars of words in an n-gram that came before in the document, each word once.
 

@@ -29,7 +29,7 @@ import xxhash
 from .analysis import analyse
 from .code_points import MARK, OTHER, SINGLE, SPACE, WORD, code_points, encode
 from .hashing import fmix64, xxh64
-from .kernel import kernel
+from .kernel import kernel, lean
 from .words import decode_safely
 
 SCHEME = "malmoi-shingle-v1"
@@ -104,7 +104,7 @@ def shingle_ids(
     return starts, ids
 
 
-@kernel
+@lean
 def _word_hashes(
     data: np.ndarray,
     offsets: np.ndarray,
@@ -134,7 +134,7 @@ def _word_hashes(
         first[document + 1] = total
 
 
-@kernel
+@lean
 def _combine(first: np.ndarray, hashes: np.ndarray, size: int, starts: np.ndarray, ids: np.ndarray) -> None:
     base, leave = np.uint64(BASE), np.uint64(1)
     for _ in range(size - 1):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .kernel import inline, kernel
+from .kernel import inline, lean
 
 _NEWLINE = 0x0A
 
@@ -44,7 +44,7 @@ def _strip(data: np.ndarray, start: int, end: int) -> tuple[int, int]:
     return start, end
 
 
-@kernel
+@lean
 def count_lines(data: np.ndarray, offsets: np.ndarray, first: np.ndarray) -> None:
     total = 0
     for document in range(len(offsets) - 1):
@@ -54,7 +54,7 @@ def count_lines(data: np.ndarray, offsets: np.ndarray, first: np.ndarray) -> Non
         first[document + 1] = total
 
 
-@kernel
+@lean
 def fill_lines(
     data: np.ndarray, offsets: np.ndarray, start: np.ndarray, end: np.ndarray, chars: np.ndarray
 ) -> None:
@@ -72,7 +72,7 @@ def fill_lines(
         i += 1
 
 
-@kernel
+@lean
 def count_paragraphs(data: np.ndarray, offsets: np.ndarray, first: np.ndarray) -> None:
     total = 0
     for document in range(len(offsets) - 1):
@@ -86,7 +86,7 @@ def count_paragraphs(data: np.ndarray, offsets: np.ndarray, first: np.ndarray) -
         first[document + 1] = total
 
 
-@kernel
+@lean
 def fill_paragraphs(
     data: np.ndarray, offsets: np.ndarray, start: np.ndarray, end: np.ndarray, chars: np.ndarray
 ) -> None:

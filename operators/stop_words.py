@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .datatrove_tables import BASE, find_key, hash_bytes, table_of, text_hash
-from .kernel import kernel
+from .kernel import kernel, lean
 
 STOP_WORDS: dict[str, tuple[str, ...]] = {
     "en": ("the", "be", "to", "of", "and", "that", "have", "with"),
@@ -71,7 +71,7 @@ def stop_table(languages: tuple[str, ...]) -> StopTable:
     return StopTable(*table_of(words, -1, np.int8), *table_of(suffixes, -1, np.int8), has_list)
 
 
-@kernel
+@lean
 def _lowered_hash(data: np.ndarray, start: int, end: int) -> np.uint64:
     """`hash_bytes` of the word with ASCII letters in lower case."""
     h = np.uint64(0)

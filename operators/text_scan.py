@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from .datatrove_tables import LINE_BREAK, SPACE, TERMINAL, Rules, class_of, decode
-from .kernel import kernel
+from .kernel import kernel, lean
 
 BULLETS = "•-*·‣●○■□▪▫◦・∙"
 CLOSERS = "\"'’”»›」』）)]}〉》】〕＂＇］｝｣"
@@ -22,7 +22,7 @@ def code_points(text: str) -> np.ndarray:
     return np.array([ord(c) for c in text], np.uint32)
 
 
-@kernel
+@lean
 def back(data: np.ndarray, end: int) -> int:
     """Start of the character that ends before `end`."""
     end -= 1
@@ -31,7 +31,7 @@ def back(data: np.ndarray, end: int) -> int:
     return end
 
 
-@kernel
+@lean
 def strip(data: np.ndarray, start: int, end: int, rules: Rules) -> tuple[int, int]:
     """[start, end) without white space at either end."""
     while start < end:
@@ -48,7 +48,7 @@ def strip(data: np.ndarray, start: int, end: int, rules: Rules) -> tuple[int, in
     return start, end
 
 
-@kernel
+@lean
 def next_line(data: np.ndarray, start: int, end: int, rules: Rules, newline_only: bool) -> tuple[int, int]:
     """End of the line that begins at `start`, and the start of the next one (after `\\n` or as
     `str.splitlines`).
@@ -69,7 +69,7 @@ def next_line(data: np.ndarray, start: int, end: int, rules: Rules, newline_only
     return end, end
 
 
-@kernel
+@lean
 def _is_one_of(cp: np.uint32, chars: np.ndarray) -> bool:
     for c in chars:  # noqa: SIM110 (numba compiles no generator)
         if c == cp:
@@ -77,7 +77,7 @@ def _is_one_of(cp: np.uint32, chars: np.ndarray) -> bool:
     return False
 
 
-@kernel
+@lean
 def ends_with_ellipsis(data: np.ndarray, start: int, end: int) -> bool:
     """The last character is an ellipsis, or the last three are full stops."""
     if end - start < 3:
@@ -87,7 +87,7 @@ def ends_with_ellipsis(data: np.ndarray, start: int, end: int) -> bool:
     return bool(data[end - 3] == 0xE2 and data[end - 2] == 0x80 and data[end - 1] == 0xA6)
 
 
-@kernel
+@lean
 def strip_closers(data: np.ndarray, start: int, end: int, closers: np.ndarray) -> int:
     """The end without closing quotes and brackets."""
     while start < end:
@@ -99,7 +99,7 @@ def strip_closers(data: np.ndarray, start: int, end: int, closers: np.ndarray) -
     return end
 
 
-@kernel
+@lean
 def is_terminal(data: np.ndarray, start: int, end: int, rules: Rules) -> bool:
     """The last character is terminal punctuation."""
     if start >= end:

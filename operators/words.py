@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .kernel import inline, kernel
+from .kernel import inline, kernel, lean
 from .unicode_tables import (
     ALETTER,
     CR,
@@ -86,7 +86,7 @@ def _next_class(data: np.ndarray, p: int, end: int, index: np.ndarray, blocks: n
     return -1
 
 
-@kernel
+@lean
 def _joins(before: int, p: int, c: int, after: int) -> bool:
     """WB5 to WB13b between the effective classes `p` and `c`, with the one before and the one after."""
     if _is_ahl(c):
@@ -166,7 +166,7 @@ def segment(
             marks[start] = START | (kinds & KINDS)
 
 
-@kernel
+@lean
 def count_marked(marks: np.ndarray, offsets: np.ndarray, any_of: int, first: np.ndarray) -> None:
     """first[i + 1] = segments up to document i that have a bit of `any_of`."""
     total = 0
@@ -176,7 +176,7 @@ def count_marked(marks: np.ndarray, offsets: np.ndarray, any_of: int, first: np.
         first[document + 1] = total
 
 
-@kernel
+@lean
 def fill_marked(
     data: np.ndarray,
     marks: np.ndarray,

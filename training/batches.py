@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .attention import boundaries, document_starts, positions
 from .losses import IGNORE, shifted_labels
+from .reader import PackedReader
 
 
 @dataclass(frozen=True)
@@ -33,16 +34,6 @@ class Batch:
         assert moved[0] is not None
         assert moved[1] is not None
         return Batch(moved[0], moved[1], moved[2], moved[3])
-
-
-class Reader(Protocol):
-    """What `malmoi.training.reader.PackedReader` gives: endless over epochs, the rows of one step at a time."""
-
-    samples_seen: int
-
-    def seek(self, samples: int) -> None: ...
-
-    def __iter__(self) -> Iterator[Any]: ...
 
 
 @dataclass(frozen=True)
@@ -81,8 +72,8 @@ def make_batch(
 ) -> Batch:
     """A batch on the CPU. `separate`: documents of a row do not see each other, and no token predicts the first
     one of the next document."""
-    ids = torch.from_numpy(np.ascontiguousarray(input_ids)).to(torch.int64)
-    wanted = None if labels is None else torch.from_numpy(np.ascontiguousarray(labels))
+    ids = torch.from_numpy(input_ids.astype(np.int64))
+    wanted = None if labels is None else torch.from_numpy(labels.astype(np.int64))
     if not separate:
         return Batch(ids, shifted_labels(ids, wanted, None), None, None)
     starts = document_starts(doc_starts, ids.shape[1])
@@ -96,13 +87,20 @@ class Steps:
     rows of a step).
     """
 
-    def __init__(self, reader: Reader, split: Split, *, separate: bool) -> None:
+    def __init__(self, reader: PackedReader, split: Split, *, separate: bool) -> None:
         self.reader, self.split, self.separate = reader, split, separate
         self.source = iter(reader)
 
     def seek(self, samples: int) -> None:
+        """Go on after so many samples of all workers."""
+        self.close()
         self.reader.seek(samples)
         self.source = iter(self.reader)
+
+    def close(self) -> None:
+        """End the thread that reads ahead."""
+        if isinstance(self.source, Generator):
+            self.source.close()
 
     def next(self) -> list[Batch]:
         """Micro batches of `split.size` rows; rows that fill up have zeros and nothing to predict."""

@@ -38,6 +38,10 @@ from .recipe import TrainRecipe
 from .schedule import factor
 
 
+class NotFiniteError(MalmoiError):
+    """A loss or a gradient is not a number or infinite; all workers raise it at the same step."""
+
+
 class Store(Protocol):
     """Where checkpoints go to and come from; every worker calls."""
 
@@ -108,6 +112,11 @@ class Trainer:
     @property
     def recipe(self) -> TrainRecipe:
         return self.plan.recipe
+
+    def close(self) -> None:
+        for rows in (self.rows, self.heldout):
+            if rows is not None:
+                rows.close()
 
 
 def build(plan: TrainPlan, parallel: Parallel) -> Trainer:
@@ -244,6 +253,7 @@ def run(
         finally:
             if writer is not None:
                 writer.close()
+            trainer.close()
     return Result(state, state.step >= plan.steps)
 
 
@@ -317,7 +327,7 @@ def _read_back(
     norms = torch.stack([norm for _, norm in pending]).tolist()
     for number, (loss, norm) in enumerate(zip(losses, norms, strict=True)):
         if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise MalmoiError(
+            raise NotFiniteError(
                 f"step {first + number + 1}: the loss is {loss} and the norm of the gradients {norm}; the run "
                 f"stops and saves nothing of it. {store.last_good()} Lower optimizer.lr, raise schedule.warmup "
                 "or look at the rows of that step"

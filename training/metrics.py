@@ -132,12 +132,15 @@ _SHOWN = (
     ("lr", "lr {:.2e}"),
     ("tokens_per_second", "{:,.0f} tokens/s"),
     ("mfu", "MFU {:.1%}"),
-    ("peak_memory_bytes", "{:,.0f} bytes peak"),
+    ("peak_memory_bytes", "{:.2f} GiB"),
 )
 
 
 def _line(step: int, steps: int, values: Mapping[str, float | int | None]) -> str:
-    parts = [shape.format(values[name]) for name, shape in _SHOWN if values.get(name) is not None]
+    scaled = {name: value for name, value in values.items() if value is not None}
+    if "peak_memory_bytes" in scaled:
+        scaled["peak_memory_bytes"] /= 1024**3
+    parts = [shape.format(scaled[name]) for name, shape in _SHOWN if name in scaled]
     return f"[bold]step {step:,}/{steps:,}[/]  " + "  ".join(parts)
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from malmoi.pipeline.errors import MalmoiError, RecipeError
+from malmoi.pipeline.errors import RecipeError
 from malmoi.pipeline.token_manifest import TokenManifest, read_token_manifest
 
 from .families import check_buildable, read_config
@@ -19,6 +19,7 @@ from .recipe import PROMPT_KINDS, TrainRecipe, identity
 
 if TYPE_CHECKING:
     from .batches import Split
+    from .reader import PackedReader
 
 # Shards are read whole and their hashes compared up to so many bytes; above, their sizes are.
 _DEEP_BYTES = 2 * 1024**3
@@ -133,17 +134,24 @@ def _settled(recipe: TrainRecipe, tokens: TokenManifest) -> TrainRecipe:
     return recipe.model_copy(update={"model": model.model_copy(update=update)})
 
 
-def open_reader(plan: TrainPlan, split: Split, first: int, last: int) -> Any:
+def open_reader(plan: TrainPlan, split: Split, first: int, last: int) -> PackedReader:
     """A PackedReader over rows [first, last) for this worker: its own rows of a step, or all where they do not
     divide evenly (see `Split`)."""
     from .reader import PackedReader
 
     data = plan.recipe.data
     rank, world, rows = (split.rank, split.world, split.each) if split.even else (0, 1, split.rows)
-    try:
-        return PackedReader(data.path, plan.recipe.seed, rank, world, rows, rows=(first, last))
-    except OSError as error:
-        raise MalmoiError(f"{data.path}: {error}") from error
+    return PackedReader(
+        data.path,
+        plan.recipe.seed,
+        rank,
+        world,
+        rows,
+        first_row=first,
+        last_row=last,
+        prefetch=2 if first == 0 else 0,  # held-out rows are read now and then
+        options=data.storage_options,
+    )
 
 
 def rows_held_out(rows: int, share: float) -> int:

@@ -208,13 +208,17 @@ class LogSettings(Strict):
 
 class WorkerSettings(Strict):
     """`num_workers`: a number, or [least, most] for a cluster that grows and shrinks. A worker takes one GPU or
-    none. `max_failures`: restarts before the run gives up; -1 for no limit."""
+    none. `max_failures`: restarts before the run gives up; -1 for no limit. `sharding`: `fsdp` shares the
+    weights out, `ddp` gives all of them to each worker. `autoscaling`: nodes come when they are asked for, so
+    what the cluster lacks now is waited for.
+    """
 
     num_workers: Positive | tuple[Positive, Positive] = 1
     gpus_per_worker: Literal[0, 1] = 0
     cpus_per_worker: float = Field(default=1.0, gt=0.0)
     max_failures: int = Field(default=3, ge=-1)
     sharding: Literal["fsdp", "ddp"] = "fsdp"
+    autoscaling: bool = False
 
     @model_validator(mode="after")
     def _ordered(self) -> WorkerSettings:
@@ -301,12 +305,17 @@ _EXECUTION = (
 )
 
 
-def identity(recipe: TrainRecipe) -> str:
-    """16 hex digits over what decides the weights; a run that goes on has to have the same."""
+def decisive(recipe: TrainRecipe) -> dict[str, Any]:
+    """What decides the weights, as JSON values; a run that goes on has to have the same."""
     data = recipe.model_dump(mode="json", exclude=set(_EXECUTION))
-    data["data"].pop("storage_options")
-    data["batch"].pop("rows_per_device")
-    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]
+    for part, name in (("data", "storage_options"), ("data", "path"), ("batch", "rows_per_device")):
+        data[part].pop(name)  # the rows themselves are known by their hash
+    return data
+
+
+def identity(recipe: TrainRecipe) -> str:
+    """16 hex digits over what decides the weights."""
+    return hashlib.sha256(json.dumps(decisive(recipe), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _absolute(place: str) -> str:

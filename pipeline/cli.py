@@ -26,11 +26,47 @@ Overrides = Annotated[
 
 
 @app.command()
-def run(recipe: RecipePath, overrides: Overrides = None) -> None:
+def run(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    base: Annotated[
+        str | None, typer.Option(help="folder that input paths are relative to; else the recipe's")
+    ] = None,
+) -> None:
     """Run a recipe. The same command goes on after a stop; a finished run says so."""
     from .run import run_file
 
-    run_file(recipe, overrides or [], console=make_console())
+    run_file(recipe, overrides or [], console=make_console(), base=base)
+
+
+@app.command()
+def submit(
+    recipe: Annotated[str | None, typer.Argument(metavar="[RECIPE]", help="path of a recipe.yaml")] = None,
+    overrides: Overrides = None,
+    address: Annotated[
+        str | None, typer.Option(help="the head's dashboard, http://HEAD:8265; else RAY_API_SERVER_ADDRESS")
+    ] = None,
+    attach: Annotated[str | None, typer.Option(metavar="JOB_ID", help="follow a job that runs")] = None,
+    stop: Annotated[str | None, typer.Option(metavar="JOB_ID", help="stop a job")] = None,
+    detach: Annotated[bool, typer.Option(help="do not follow the job")] = False,
+    command: Annotated[str, typer.Option(help="command of malmoi that the job runs")] = "run",
+    env: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME[=VALUE]", help="variable for the job; without a value, mine"),
+    ] = None,
+    runtime_env: Annotated[
+        str | None, typer.Option(metavar="FILE", help="YAML with more of Ray's runtime_env")
+    ] = None,
+    python: Annotated[str, typer.Option(help="interpreter of the nodes")] = "python",
+) -> None:
+    """Run a recipe as a job of a Ray cluster; nodes need no malmoi. Ctrl-C stops the job, --attach finds it again."""
+    from .submit import run_command
+
+    code = run_command(
+        recipe, overrides or [], address, attach=attach, stop=stop, detach=detach, command=command,
+        env=env or [], runtime_env=runtime_env, python=python, console=make_console(),
+    )  # fmt: skip
+    raise typer.Exit(code)
 
 
 @app.command()

@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-from . import errors
+from . import cluster, errors, watch
 from .errors import MalmoiError, ResourceError
 from .recipe import Run
 from .storage import Folder
@@ -67,12 +67,19 @@ def committed(folder: Folder, job: Job) -> Counts | None:
 
 def execute(folder: Folder, job: Job) -> Counts:
     """Run one job and commit it."""
+    attempt = watch.begin(folder, job.stage, job.name, job.plan)
     started = time.perf_counter()
-    counts = dict(job.work(folder, job.payload))
-    counts.setdefault("files", [])
-    counts["plan"] = job.plan
-    counts["seconds"] = round(time.perf_counter() - started, 4)
-    folder.write_bytes(job.record, json.dumps(counts, sort_keys=True, ensure_ascii=False).encode())
+    try:
+        counts = dict(job.work(folder, job.payload))
+        counts.setdefault("files", [])
+        counts["plan"] = job.plan
+        counts["where"] = attempt.where
+        counts["seconds"] = round(time.perf_counter() - started, 4)
+        folder.write_bytes(job.record, json.dumps(counts, sort_keys=True, ensure_ascii=False).encode())
+    except BaseException:
+        attempt.failed()
+        raise
+    attempt.committed(counts)
     return counts
 
 
@@ -126,11 +133,9 @@ def start_ray(run: Run) -> int:
                 object_store_memory=store,
                 **options,
             )
-    there = int(ray.cluster_resources().get("CPU", 0))
-    if there < 1:
-        raise ResourceError(
-            "a run needs at least 1 CPU and the cluster has none: add a node with num-cpus >= 1"
-        )
+    there = cluster.usable(run)
+    if os.environ.get("RAY_ADDRESS"):
+        return run.num_cpus or sys.maxsize  # nodes may join later
     return min(run.num_cpus or there, there)
 
 
@@ -152,12 +157,12 @@ def usable_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
 
 
-def wait_for_cpu(seconds: float = 60.0) -> None:
+def wait_for_cpu(seconds: float = 60.0, run: Run | None = None) -> None:
     """Fail, rather than wait for ever, when other work on the cluster holds every CPU."""
     import ray
 
     deadline = time.monotonic() + seconds
-    while ray.available_resources().get("CPU", 0) < 1:
+    while cluster.free_cpus(run or Run()) < 1:
         if time.monotonic() > deadline:
             total = ray.cluster_resources().get("CPU", 0)
             raise ResourceError(
@@ -166,13 +171,13 @@ def wait_for_cpu(seconds: float = 60.0) -> None:
         time.sleep(0.5)
 
 
-def _on_ray(folder: Folder, jobs: list[Job], num_cpus: int) -> Iterator[tuple[str, Counts]]:
+def _on_ray(folder: Folder, jobs: list[Job], num_cpus: int, run: Run) -> Iterator[tuple[str, Counts]]:
     """Answers as they come; a job that crashes its worker is tried three times, then stops the run."""
     import ray
     from ray.data import DataContext, TaskPoolStrategy
     from ray.exceptions import RayError
 
-    wait_for_cpu()
+    wait_for_cpu(run=run)
     for logger in ("ray", "ray.data", "ray.data.dataset"):
         logging.getLogger(logger).setLevel(logging.CRITICAL)
     context = DataContext.get_current()
@@ -188,6 +193,7 @@ def _on_ray(folder: Folder, jobs: list[Job], num_cpus: int) -> Iterator[tuple[st
             num_cpus=1,
             compute=TaskPoolStrategy(size=min(num_cpus, len(jobs))),
             max_retries=2,
+            **cluster.placement(run),
         )
     try:
         for row in answers.iter_rows():
@@ -205,9 +211,18 @@ def _on_ray(folder: Folder, jobs: list[Job], num_cpus: int) -> Iterator[tuple[st
 
 
 def run_jobs(
-    folder: Folder, jobs: Iterable[Job], *, engine: EngineKind, num_cpus: int, tick: Callable[[Counts], None]
+    folder: Folder,
+    jobs: Iterable[Job],
+    *,
+    engine: EngineKind,
+    num_cpus: int,
+    tick: Callable[[Counts], None],
+    run: Run | None = None,
 ) -> list[Counts]:
-    """All jobs of one stage; the counts in the jobs' order, those of finished jobs from their records."""
+    """All jobs of one stage; the counts in the jobs' order, those of finished jobs from their records.
+
+    `run`: where on a cluster the jobs may run.
+    """
     jobs = list(jobs)
     done: dict[str, Counts] = {}
     for job in jobs:
@@ -218,7 +233,7 @@ def run_jobs(
     rest = [job for job in jobs if job.name not in done]
     if rest:
         here = ((job.name, execute(folder, job)) for job in rest)
-        for name, counts in here if engine == "local" else _on_ray(folder, rest, num_cpus):
+        for name, counts in here if engine == "local" else _on_ray(folder, rest, num_cpus, run or Run()):
             done[name] = counts
             tick(counts)
     missing = [job.name for job in jobs if job.name not in done]

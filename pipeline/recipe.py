@@ -7,9 +7,13 @@ two runs of the same output.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
+
+from .steps import as_steps
 
 
 class Strict(BaseModel):
@@ -100,9 +104,17 @@ class Write(Strict):
 
 
 class Run(Strict):
-    """How to execute; never part of the run's identity."""
+    """How to execute; never part of the run's identity.
+
+    `resources`, `label`: where jobs run, as Ray's custom resources (held by each job beside its CPU) and label
+    selectors. `shared_filesystem`: local paths are mounted on every node. `wait_for_nodes`: seconds.
+    """
 
     num_cpus: int | None = Field(default=None, ge=1)
+    resources: dict[str, Annotated[float, Field(gt=0.0)]] = Field(default_factory=dict)
+    label: dict[str, str] = Field(default_factory=dict)
+    shared_filesystem: bool = False
+    wait_for_nodes: float = Field(default=0.0, ge=0.0)
     batch_rows: int = Field(default=4096, ge=1)
     batch_bytes: int = Field(default=32 * 1024**2, ge=1)
 
@@ -115,8 +127,23 @@ class Recipe(Strict):
     sources: tuple[Source, ...] = Field(min_length=1)
     part_bytes: int = Field(default=64 * 1024**2, ge=1)
     max_record_bytes: int = Field(default=128 * 1024**2, ge=1)
-    steps: tuple[dict[str, dict[str, Any] | None] | str, ...] = ()
+    steps: Annotated[tuple[dict[str, dict[str, Any] | None] | str, ...], BeforeValidator(as_steps)] = ()
     dedup: Dedup = Dedup()
     mixture: Mixture = Mixture()
     write: Write = Write()
     run: Run = Run()
+    _folder: str = PrivateAttr(default=".")
+
+    @property
+    def folder(self) -> str:
+        """What relative input paths are relative to: the folder of the file that it was read from, else `.`."""
+        return self._folder
+
+    @staticmethod
+    def from_file(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
+        """Of a YAML file with `key.sub=value` overrides, checked whole; RecipeError says what is wrong."""
+        from .config import load_recipe
+
+        recipe = load_recipe(path, overrides)
+        recipe._folder = str(Path(path).parent)
+        return recipe

@@ -18,6 +18,7 @@ from malmoi import operators
 
 from . import decide
 from .card import write_card
+from .cluster import check_shared
 from .config import load_recipe
 from .dropped import write_dropped
 from .engine import Counts, EngineKind, Job, run_jobs, start_ray
@@ -38,6 +39,7 @@ from .scatter import scatter
 from .shards import corpus_schema, measure_part, plan_shards
 from .spread import diversity
 from .storage import Folder
+from .watch import RunLog, clean_marks, logged
 from .written import part_name
 
 PLAN = "plan.json"
@@ -55,6 +57,7 @@ class Session:
     num_cpus: int = 1
     started: bool = False
     seconds: dict[str, float] = field(default_factory=dict)
+    log: RunLog | None = None
 
     def run(self, stage: str, jobs: list[Job], *, shown: bool = True) -> list[Counts]:
         """Run the jobs of a stage with progress; Ray starts with the first stage that has work."""
@@ -64,16 +67,21 @@ class Session:
             self.console.print(f"Ray on {escape(where)}{cold}", soft_wrap=True)
             begin = time.perf_counter()
             self.num_cpus = start_ray(self.plan.recipe.run)
+            check_shared(self.plan.recipe, self.plan.base)
             self.took("start", time.perf_counter() - begin)
             self.started = True
         jobs = [replace(job, plan=self.plan.key) for job in jobs]
+        if self.log is not None:
+            self.log.stage_start(stage, len(jobs))
         begin = time.perf_counter()
         if shown:
             with stage_progress(stage, len(jobs), self.console) as tick:
-                counts = self._run(jobs, tick)
+                counts = self._run(stage, jobs, tick)
         else:
-            counts = self._run(jobs, lambda _: None)
+            counts = self._run(stage, jobs, lambda _: None)
         self.took(stage, time.perf_counter() - begin)
+        if self.log is not None:
+            self.log.stage_end(stage, time.perf_counter() - begin)
         return counts
 
     def took(self, stage: str, seconds: float) -> None:
@@ -82,8 +90,11 @@ class Session:
             self.seconds[name] = self.seconds.get(name, 0.0) + seconds
         self.folder.write_bytes(REPORT, json.dumps(self.seconds, indent=1).encode())
 
-    def _run(self, jobs: list[Job], tick: Callable[[Counts], None]) -> list[Counts]:
-        return run_jobs(self.folder, jobs, engine=self.engine, num_cpus=self.num_cpus, tick=tick)
+    def _run(self, stage: str, jobs: list[Job], tick: Callable[[Counts], None]) -> list[Counts]:
+        if self.log is not None:
+            tick = self.log.ticker(stage, len(jobs), tick)
+        run = self.plan.recipe.run
+        return run_jobs(self.folder, jobs, engine=self.engine, num_cpus=self.num_cpus, tick=tick, run=run)
 
 
 def _compiled() -> bool:
@@ -91,15 +102,17 @@ def _compiled() -> bool:
     return any(Path(operators.__file__).parent.glob("__pycache__/*.nbi"))
 
 
-def plan_file(path: str, overrides: Iterable[str] = ()) -> Plan:
-    """The plan of a recipe file; its relative input paths are relative to the file's folder."""
+def plan_file(path: str, overrides: Iterable[str] = (), base: str | None = None) -> Plan:
+    """The plan of a recipe file; its relative input paths are relative to `base`, else to the file's folder."""
     recipe = load_recipe(path, overrides)
-    return make_plan(recipe, str(Path(path).parent), Path(path).name)
+    return make_plan(recipe, base or str(Path(path).parent), Path(path).name)
 
 
-def run_file(path: str, overrides: Iterable[str] = (), *, console: Console) -> Manifest:
+def run_file(
+    path: str, overrides: Iterable[str] = (), *, console: Console, base: str | None = None
+) -> Manifest:
     """Run a recipe file."""
-    return run_plan(plan_file(path, overrides), console=console)
+    return run_plan(plan_file(path, overrides, base), console=console)
 
 
 def run_recipe(recipe: Recipe, base: str = ".", *, console: Console | None = None) -> Manifest:
@@ -107,8 +120,8 @@ def run_recipe(recipe: Recipe, base: str = ".", *, console: Console | None = Non
     return run_plan(make_plan(recipe, base), console=console or Console(quiet=True))
 
 
-def run_plan(plan: Plan, *, console: Console, engine: EngineKind = "ray") -> Manifest:
-    """Run a plan in its output folder; returns at once if that is done already.
+def run_plan(plan: Plan, *, console: Console, engine: EngineKind = "ray", summary: bool = True) -> Manifest:
+    """Run a plan in its output folder; returns at once if that is done already. `summary`: print the figures.
 
     Raises BusyError where another run holds the folder, ChangedError where the folder holds a run of another
     recipe or input, and what a stage raises; finished parts stay and the next call goes on from them.
@@ -120,14 +133,17 @@ def run_plan(plan: Plan, *, console: Console, engine: EngineKind = "ray") -> Man
         if done is not None:
             _clean(folder)
             console.print(f"all done already: {escape(folder.url)} (nothing was read or written)")
-            print_summary(done, _report(folder), console, folder.url)
+            if summary:
+                print_summary(done, _report(folder), console, folder.url)
             return done
         _same_plan(folder, plan)
         folder.clean_temps()
-        session = Session(plan, folder, console, engine, seconds=_report(folder))
-        manifest = _stages(session)
+        with logged(folder, plan.key, plan.recipe.name) as log:
+            session = Session(plan, folder, console, engine, seconds=_report(folder), log=log)
+            manifest = _stages(session)
         _clean(folder)
-        print_summary(manifest, session.seconds, console, folder.url)
+        if summary:
+            print_summary(manifest, session.seconds, console, folder.url)
         return manifest
 
 
@@ -137,6 +153,8 @@ def _stages(session: Session) -> Manifest:
     jobs = [Job(FILTER, part_name(i), filter_part, work) for i, work in enumerate(plan.jobs())]
     filtered = session.run(FILTER, jobs)
     begin, counted = time.perf_counter(), session.seconds.get("total", 0.0)
+    if session.log is not None:
+        session.log.stage_start("decide", 1)
     decided = decide.decide(session)
     verifying = session.seconds.get("total", 0.0) - counted
     session.took("decide", time.perf_counter() - begin - verifying)
@@ -183,6 +201,7 @@ def _clean(folder: Folder) -> None:
     for stage in ("scatter", "verify"):
         for name in folder.list(f"stages/{stage}"):
             folder.remove(name)
+    clean_marks(folder, (FILTER, "decide", "write", "dropped"))
 
 
 def _same_plan(folder: Folder, plan: Plan, *, but: str = "") -> None:

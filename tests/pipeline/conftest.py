@@ -133,8 +133,8 @@ class Said:
 def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Said]:
     """`cli("run", path, ...)`: the command in this process, its jobs run here and not on Ray."""
 
-    def run_file(path: str, overrides: Any = (), *, console: Console) -> Manifest:
-        return whole.run_plan(whole.plan_file(path, overrides), console=console, engine="local")
+    def run_file(path: str, overrides: Any = (), *, console: Console, base: str | None = None) -> Manifest:
+        return whole.run_plan(whole.plan_file(path, overrides, base), console=console, engine="local")
 
     def run(*arguments: object) -> Said:
         monkeypatch.setattr(whole, "run_file", run_file)

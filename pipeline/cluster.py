@@ -1,0 +1,170 @@
+"""What a running cluster has to have for a run: nodes that its jobs may use, and paths that all nodes reach."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .errors import ResourceError
+from .recipe import Recipe, Run
+from .storage import is_local, strip_local
+
+# Where Ray unpacks what a job ships: a copy on each node, removed with the job.
+_JOB_FOLDER = "/runtime_resources/working_dir_files/"
+_ONE_OF = re.compile(r"^in\((.*)\)$")
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node that is alive: its address, its resources and its labels."""
+
+    id: str
+    address: str
+    resources: Mapping[str, float]
+    labels: Mapping[str, str]
+
+    def __str__(self) -> str:
+        own = {
+            name: amount
+            for name, amount in sorted(self.resources.items())
+            if not name.startswith("node:") and "memory" not in name
+        }
+        labels = {key: value for key, value in sorted(self.labels.items()) if not key.startswith("ray.io/")}
+        held = ", ".join([f"{name} {amount:g}" for name, amount in own.items()] or ["no CPU"])
+        return f"{self.address}: {held}" + (f", labels {labels}" if labels else "")
+
+
+def nodes() -> list[Node]:
+    """The nodes that are alive now."""
+    import ray
+
+    return [
+        Node(found["NodeID"], found["NodeManagerAddress"], found["Resources"], found.get("Labels") or {})
+        for found in ray.nodes()
+        if found["Alive"]
+    ]
+
+
+def matches(selector: str, value: str | None) -> bool:
+    """Ray's label selectors: `v`, `!v`, `in(a,b)`, `!in(a,b)`; a node without the label matches only a `!`."""
+    refused = selector.startswith("!")
+    listed = _ONE_OF.match(selector.removeprefix("!"))
+    wanted = [x.strip() for x in listed.group(1).split(",")] if listed else [selector.removeprefix("!")]
+    return (value in wanted) != refused
+
+
+def needs(run: Run) -> dict[str, float]:
+    """What each job holds while it runs."""
+    return {"CPU": 1.0, **run.resources}
+
+
+def fits(node: Node, run: Run) -> bool:
+    """Whether a job could run on the node when nothing else does."""
+    return all(node.resources.get(name, 0.0) >= amount for name, amount in needs(run).items()) and all(
+        matches(selector, node.labels.get(key)) for key, selector in run.label.items()
+    )
+
+
+def placement(run: Run) -> dict[str, Any]:
+    """The arguments of `map_batches` that keep jobs on the nodes that the recipe asks for."""
+    wanted = {"resources": dict(run.resources), "label_selector": dict(run.label)}
+    return {name: value for name, value in wanted.items() if value}
+
+
+def free_cpus(run: Run) -> float:
+    """CPUs that nobody holds, on the nodes that a job may use."""
+    import ray
+
+    if not placement(run):
+        return float(ray.available_resources().get("CPU", 0.0))
+    from ray._private import state
+
+    free = state.available_resources_per_node()
+    return float(sum(free.get(node.id, {}).get("CPU", 0.0) for node in nodes() if fits(node, run)))
+
+
+def usable(run: Run) -> int:
+    """CPUs of the nodes that a job may use; waits `run.wait_for_nodes` seconds for the first, else fails.
+
+    While it waits it asks the cluster's autoscaler for a node for one job.
+    """
+    there = [node for node in nodes() if fits(node, run)]
+    if not there and run.wait_for_nodes:
+        there = _wait(run)
+    if not there:
+        raise ResourceError(_nothing_fits(run))
+    return int(sum(node.resources["CPU"] for node in there))
+
+
+def _wait(run: Run) -> list[Node]:
+    from ray.autoscaler.sdk import request_resources
+
+    there: list[Node] = []
+    selectors = [dict(run.label)] if run.label else None
+    request_resources(bundles=[needs(run)], bundle_label_selectors=selectors)
+    try:
+        deadline = time.monotonic() + run.wait_for_nodes
+        while not there and time.monotonic() < deadline:
+            time.sleep(1.0)
+            there = [node for node in nodes() if fits(node, run)]
+    finally:
+        request_resources(bundles=[])  # the demand of the jobs themselves takes its place
+    return there
+
+
+def _nothing_fits(run: Run) -> str:
+    wanted = " and ".join(f"{name} >= {amount:g}" for name, amount in needs(run).items())
+    labels = f" and the labels {dict(run.label)}" if run.label else ""
+    there = "; ".join(str(node) for node in nodes()) or "no node"
+    waited = f" after {run.wait_for_nodes:g} s" if run.wait_for_nodes else ""
+    mend = (
+        "add such a node, or change run.resources and run.label"
+        if placement(run)
+        else "add a node with num-cpus >= 1"
+    )
+    grow = "" if run.wait_for_nodes else "; where an autoscaler adds nodes, say run.wait_for_nodes=600"
+    return (
+        f"a run needs a node with {wanted}{labels}, and the cluster has none{waited} ({there}): {mend}{grow}"
+    )
+
+
+def local_paths(recipe: Recipe, base: str) -> list[tuple[str, str]]:
+    """(key, path) of what a recipe reads or writes on a disk rather than in a store."""
+    found = [("output", recipe.output)] if is_local(recipe.output) else []
+    for source in recipe.sources:
+        here = [path for path in source.path if is_local(path) and (is_local(base) or path[:1] == "/")]
+        found += [(f"sources.{source.name}", path) for path in here]
+    return found
+
+
+def check_shared(recipe: Recipe, base: str) -> None:
+    """Refuse paths that not all nodes of the connected cluster reach; `base`: what input paths are relative to.
+
+    Input that was shipped with the job lies on each node; output there would be removed with the job.
+    """
+    output = strip_local(recipe.output)
+    if is_local(recipe.output) and _JOB_FOLDER in output + "/":
+        raise ResourceError(
+            f"output: {recipe.output} would lie in the job's working folder, which Ray removes with the job: give "
+            "an absolute path or a store (output=s3://bucket/run)"
+        )
+    there = nodes()
+    if recipe.run.shared_filesystem or (len(there) < 2 and not recipe.run.wait_for_nodes):
+        return
+    shipped = _JOB_FOLDER in os.path.abspath(base) + "/"
+    wrong = [
+        f"{key}: {path}"
+        for key, path in local_paths(recipe, base)
+        if key == "output" or not (shipped and not os.path.isabs(path.split("://", 1)[-1]))
+    ]
+    if wrong:
+        more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+        raise ResourceError(
+            f"{'; '.join(wrong[:5])}{more}: a path of one machine, but the cluster has {len(there)} nodes and each "
+            "would look on its own disk. Use storage that every node reaches (s3://..., gs://...), or where the "
+            "path is mounted on all nodes (NFS, Lustre) say run.shared_filesystem=true"
+        )

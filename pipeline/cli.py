@@ -91,6 +91,19 @@ def why(
 
 
 @app.command()
+def status(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="folder or URL of a run, or its recipe.yaml")],
+    json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+    watch: Annotated[float | None, typer.Option(metavar="SECONDS", help="again, while it runs")] = None,
+) -> None:
+    """Tell how far a run is, from any machine that reaches its folder: parts, speed, drops, alive or stale."""
+    from .status_view import print_status
+
+    found = print_status(run, make_console(), as_json=json, watch=watch)
+    raise typer.Exit(1 if found.state in ("stale", "stopped") else 0)
+
+
+@app.command()
 def operators(name: Annotated[str | None, typer.Argument(metavar="[NAME]")] = None) -> None:
     """List the operators, or one operator's fields, defaults and source."""
     from .operators_view import print_operator, print_operators

@@ -122,13 +122,15 @@ class Trainer:
 def build(plan: TrainPlan, parallel: Parallel) -> Trainer:
     """Model, optimiser and rows; every worker makes the same weights before they are sharded."""
     recipe = plan.recipe
-    # On several devices the whole model never has to fit on one of them.
-    host = recipe.method.kind == "full" and parallel.world > 1
+    # What is sharded never has to fit on one device as a whole, but for 4-bit weights, which are made there.
+    host = parallel.sharded and parallel.world > 1 and recipe.method.kind != "qlora"
     device = torch.device("cpu") if host else parallel.device
     model = build_model(recipe.model, recipe.method, device, seed=recipe.seed, vocab_size=plan.vocab_size)
     module = LossModel(model, recipe.loss.chunk_tokens)
     if recipe.activation_checkpointing:
-        module.base().activation_checkpointing_enable({"use_reentrant": False})
+        base = module.base()
+        enable = getattr(base, "activation_checkpointing_enable", base.gradient_checkpointing_enable)
+        enable({"use_reentrant": False})
     if recipe.compile == "block":
         for layer in decoder_layers(module):
             layer.compile()

@@ -31,11 +31,10 @@ def make_optimizer(module: torch.nn.Module, settings: OptimizerSettings) -> torc
         )  # fused is there for CPU and CUDA, and takes DTensors
     import bitsandbytes
 
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Paged optimizers are not supported on CPU")
-        optimizer: torch.optim.Optimizer = bitsandbytes.optim.PagedAdamW8bit(
-            groups, lr=settings.lr, betas=settings.betas, eps=settings.eps
-        )
+    warnings.filterwarnings("ignore", message="Paged optimizers are not supported on CPU")
+    optimizer: torch.optim.Optimizer = bitsandbytes.optim.PagedAdamW8bit(
+        groups, lr=settings.lr, betas=settings.betas, eps=settings.eps
+    )
     return optimizer
 
 

@@ -53,8 +53,6 @@ def run_local(recipe: TrainRecipe, *, on_step: OnStep | None = None) -> dict[str
 
     The output has to be a local folder (seen by all processes).
     """
-    import torch
-
     from . import parallel
     from .loop import LocalStore, run
     from .metrics import MetricsLog
@@ -64,8 +62,7 @@ def run_local(recipe: TrainRecipe, *, on_step: OnStep | None = None) -> dict[str
             f"--local writes to local folders only, got output={recipe.output}; leave --local out"
         )
     rank = int(os.environ.get("RANK", "0"))
-    if recipe.workers.gpus_per_worker and not torch.cuda.is_available():
-        raise ResourceError("workers.gpus_per_worker=1, but torch finds no CUDA device here; set it to 0")
+    _check_gpu(recipe)
     output = Path(strip_local(recipe.output))
     if rank == 0:
         plan, done = _begin(recipe)
@@ -92,6 +89,16 @@ def run_local(recipe: TrainRecipe, *, on_step: OnStep | None = None) -> dict[str
     if rank == 0:
         _tell_end(recipe.output, asdict(result.state))
     return asdict(result.state)
+
+
+def _check_gpu(recipe: TrainRecipe) -> None:
+    import torch
+
+    if recipe.workers.gpus_per_worker and not torch.cuda.is_available():
+        raise ResourceError(
+            "workers.gpus_per_worker=1, but torch finds no CUDA device on this machine; set it to 0 to train on "
+            "CPUs, or RAY_ADDRESS to train on a cluster"
+        )
 
 
 def _is_done(recipe: TrainRecipe) -> bool:
@@ -191,6 +198,8 @@ def run_on_ray(recipe: TrainRecipe, *, on_step: OnStep | None = None) -> dict[st
 
     on_step: called on every worker with the number of steps taken after each.
     """
+    if not os.environ.get("RAY_ADDRESS") and not _ray_is_there():
+        _check_gpu(recipe)
     plan, done = _begin(recipe)
     if done:
         return None
@@ -217,6 +226,12 @@ def _cause(error: BaseException) -> MalmoiError:
             return inner
         return MalmoiError(f"worker {rank}: {type(inner).__name__}: {str(inner)[:2000]}")
     return MalmoiError(str(error)[:2000])
+
+
+def _ray_is_there() -> bool:
+    import ray
+
+    return bool(ray.is_initialized())
 
 
 def _start_ray() -> None:

@@ -7,7 +7,6 @@ operators that know nothing of each other share one analysis. Every part is made
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -17,9 +16,9 @@ import pyarrow as pa
 from .contract import TEXT
 from .hashing import xxh64
 from .kernel import lean
-from .spans import count_lines, count_paragraphs, fill_lines, fill_paragraphs
-from .unicode_tables import LETTER, NUMBER, SYMBOL, lower_case, properties
-from .words import count_marked, decode_safely, fill_marked, segment
+from .spans import count_points, find_lines, join_paragraphs
+from .unicode_tables import LETTER, NUMBER, SYMBOL, lower_case
+from .words import decode_safely, segment, tables_of
 
 REMEMBERED = 4
 
@@ -30,7 +29,7 @@ class Spans:
 
     first: int64 [documents + 1], the pieces of document i are first[i]:first[i + 1]; start, end: int64 [S]
     bytes in `data`; chars: int32 [S] code points; flags: uint8 [S], 1 = has a letter, 2 = has a number,
-    4 = nothing but punctuation and symbols.
+    4 = nothing but punctuation and symbols, 8 = may have a capital.
     """
 
     data: np.ndarray
@@ -50,9 +49,10 @@ class Spans:
     @cached_property
     def lower_hash(self) -> np.ndarray:
         """uint64 [S]: xxh64 (seed 0) of the UTF-8 after simple lower-casing, code point by code point."""
-        out = np.empty(len(self.start), np.uint64)
+        out = self.hash.copy()
         longest = int((self.end - self.start).max(initial=0))
-        _hash_lower(self.data, self.start, self.end, lower_case(), np.empty(longest * 2 + 8, np.uint8), out)
+        scratch = np.empty(longest * 2 + 8, np.uint8)
+        _hash_lower(self.data, self.start, self.end, self.flags, lower_case(), scratch, out)
         return out
 
 
@@ -74,59 +74,60 @@ class TextBatch:
         _count_chars(self.data, self.offsets, out)
         return out
 
-    @cached_property
-    def _marks(self) -> np.ndarray:
-        marks = np.zeros(len(self.data), np.uint8)
-        segment(self.data, self.offsets, *properties(), marks)
-        return marks
-
-    def _marked(self, any_of: int) -> Spans:
-        first = np.zeros(self.num_docs + 1, np.int64)
-        count_marked(self._marks, self.offsets, any_of, first)
-        start, end, chars, flags = _room(int(first[-1]))
-        fill_marked(self.data, self._marks, self.offsets, any_of, start, end, chars, flags)
-        return Spans(self.data, first, start, end, chars, flags)
+    def _segments(self, any_of: int) -> Spans:
+        first, room = np.empty(self.num_docs + 1, np.int64), len(self.data) // 4 + 1024
+        while True:
+            spans = _room(room)
+            found = int(segment(self.data, self.offsets, tables_of(), any_of, first, spans))
+            if found <= room:
+                return Spans(self.data, first, *(part[:found] for part in spans))
+            room = found
 
     @cached_property
     def words(self) -> Spans:
         """UAX #29 segments with at least one letter or number."""
-        return self._marked(LETTER | NUMBER)
+        return self._segments(LETTER | NUMBER)
 
     @cached_property
     def tokens(self) -> Spans:
         """UAX #29 segments that are more than white space: words, punctuation, symbols, emoji."""
-        return self._marked(LETTER | NUMBER | SYMBOL)
-
-    def _pieces(self, count: Callable[..., None], fill: Callable[..., None]) -> Spans:
-        first = np.zeros(self.num_docs + 1, np.int64)
-        count(self.data, self.offsets, first)
-        start, end, chars, flags = _room(int(first[-1]))
-        fill(self.data, self.offsets, start, end, chars)
-        return Spans(self.data, first, start, end, chars, flags)
+        return self._segments(LETTER | NUMBER | SYMBOL)
 
     @cached_property
     def lines(self) -> Spans:
-        r"""As `text.split("\n")`, the newline left out, empty lines kept; `flags` are zeros."""
-        return self._pieces(count_lines, fill_lines)
+        r"""As `text.split("\n")`, the newline left out, empty lines kept; `flags` are 8."""
+        first, room = np.empty(self.num_docs + 1, np.int64), len(self.data) // 16 + self.num_docs + 64
+        while True:
+            spans = _room(room)
+            found = int(find_lines(self.data, self.offsets, first, spans))
+            if found <= room:
+                return _pieces(self.data, first, spans, found)
+            room = found
 
     @cached_property
     def paragraphs(self) -> Spans:
-        r"""As `re.split(r"\n{2,}", text.strip())`; `flags` are zeros."""
-        return self._pieces(count_paragraphs, fill_paragraphs)
+        r"""As `re.split(r"\n{2,}", text.strip())`; `flags` are 8."""
+        first, lines = np.empty(self.num_docs + 1, np.int64), self.lines
+        spans = _room(len(lines.start))
+        parts = (lines.first, lines.start, lines.end, lines.chars)
+        found = int(join_paragraphs(self.data, self.offsets, parts, first, spans))
+        return _pieces(self.data, first, spans, found)
+
+
+def _pieces(data: np.ndarray, first: np.ndarray, spans: tuple[np.ndarray, ...], found: int) -> Spans:
+    spans[3][:found] = 8
+    return Spans(data, first, *(part[:found] for part in spans))
 
 
 def _room(spans: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    flags = np.zeros(spans, np.uint8)
+    flags = np.empty(spans, np.uint8)
     return np.empty(spans, np.int64), np.empty(spans, np.int64), np.empty(spans, np.int32), flags
 
 
 @lean
 def _count_chars(data: np.ndarray, offsets: np.ndarray, out: np.ndarray) -> None:
     for document in range(len(out)):
-        total = 0
-        for p in range(offsets[document], offsets[document + 1]):
-            total += (data[p] & 0xC0) != 0x80
-        out[document] = total
+        out[document] = count_points(data, offsets[document], offsets[document + 1])
 
 
 @lean
@@ -161,11 +162,14 @@ def _hash_lower(
     data: np.ndarray,
     start: np.ndarray,
     end: np.ndarray,
+    flags: np.ndarray,
     lower: np.ndarray,
     scratch: np.ndarray,
     out: np.ndarray,
 ) -> None:
     for i in range(len(start)):
+        if not flags[i] & 8:
+            continue
         p, w = start[i], 0
         while p < end[i]:
             b = data[p]
@@ -182,7 +186,9 @@ def _hash_lower(
 def text_column(source: pa.Table | pa.Array | pa.ChunkedArray) -> pa.LargeStringArray:
     """The text as one large_string array without a copy where it is one already; null becomes empty."""
     column = source.column(TEXT) if isinstance(source, pa.Table) else source
-    if not pa.types.is_large_string(column.type):  # before chunks are joined: theirs may be over 2 GB together
+    if not pa.types.is_large_string(
+        column.type
+    ):  # before chunks are joined: theirs may be over 2 GB together
         column = column.cast(pa.large_string())
     if isinstance(column, pa.ChunkedArray):
         column = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
@@ -215,11 +221,67 @@ def analyse(source: pa.Table | pa.Array | pa.ChunkedArray) -> TextBatch:
     for entry in _memory.entries:
         if entry[0] == key:
             return entry[2]
-    held = source.column(TEXT) if isinstance(source, pa.Table) else source
     column = text_column(source)
     batch = _batch(column)
-    _memory.entries = [*_memory.entries[-(REMEMBERED - 1) :], (key, (held, column), batch)]
+    _remember(source, column, batch)
     return batch
+
+
+def restrict(source: pa.Table, kept: pa.Table, is_kept: pa.ChunkedArray) -> None:
+    """Remember the analysis of `kept`, the rows of `source` where the boolean `is_kept` holds, without a new search.
+
+    The words of `source` are taken over where they were found; what they hash to as well.
+    """
+    whole, column = analyse(source), text_column(kept)
+    batch = _batch(column)
+    words = whole.__dict__.get("words")
+    if words is not None:
+        rows = np.flatnonzero(is_kept.to_numpy())
+        batch.__dict__["words"] = _take(words, rows, whole.offsets, batch)
+    _remember(kept, column, batch)
+
+
+def _take(spans: Spans, rows: np.ndarray, offsets: np.ndarray, batch: TextBatch) -> Spans:
+    """The spans of some documents, at their places in `batch`."""
+    counts = np.diff(spans.first)[rows]
+    first = np.zeros(len(rows) + 1, np.int64)
+    np.cumsum(counts, out=first[1:])
+    hashes = spans.__dict__.get("hash", np.empty(0, np.uint64))
+    start, end, chars, flags = _room(int(first[-1]))
+    hash_ = np.empty(len(start) if len(hashes) else 0, np.uint64)
+    old = (spans.start, spans.end, spans.chars, spans.flags, hashes)
+    _copy_spans(rows, spans.first, offsets, batch.offsets, old, (start, end, chars, flags, hash_))
+    taken = Spans(batch.data, first, start, end, chars, flags)
+    if len(hashes):
+        taken.__dict__["hash"] = hash_
+    return taken
+
+
+@lean
+def _copy_spans(
+    rows: np.ndarray,
+    first: np.ndarray,
+    offsets: np.ndarray,
+    new_offsets: np.ndarray,
+    old: tuple[np.ndarray, ...],
+    new: tuple[np.ndarray, ...],
+) -> None:
+    start, end, chars, flags, hashes = old
+    new_start, new_end, new_chars, new_flags, new_hashes = new
+    i = 0
+    for k in range(len(rows)):
+        shift = new_offsets[k] - offsets[rows[k]]
+        for j in range(first[rows[k]], first[rows[k] + 1]):
+            new_start[i], new_end[i] = start[j] + shift, end[j] + shift
+            new_chars[i], new_flags[i] = chars[j], flags[j]
+            if len(new_hashes):
+                new_hashes[i] = hashes[j]
+            i += 1
+
+
+def _remember(source: pa.Table | pa.Array | pa.ChunkedArray, column: pa.Array, batch: TextBatch) -> None:
+    held = source.column(TEXT) if isinstance(source, pa.Table) else source
+    _memory.entries = [*_memory.entries[-(REMEMBERED - 1) :], (_identity(source), (held, column), batch)]
 
 
 def forget() -> None:

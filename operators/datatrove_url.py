@@ -7,6 +7,8 @@ ranges excluded) or host labels and a lower-case top-level domain, an optional p
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from .datatrove_tables import DIGIT, HOST, LOWER, WORD
@@ -76,7 +78,7 @@ def _is_address(cp: np.ndarray, cls: np.ndarray, p: int, b: int) -> bool:
             p = q + 1
         else:
             break
-    parts = np.int64(octets)
+    parts: Any = np.int64(octets)
     if not _is_public(parts >> 30, parts >> 20 & 1023, parts >> 10 & 1023, parts & 1023):
         return False
     return _ends(cp, cls, q, b)

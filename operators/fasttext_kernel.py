@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import math
 import threading
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from .fasttext_file import HIERARCHICAL, SOFTMAX, Classifier, Tables, fnv
-from .fasttext_ngrams import Block, add_row, flush, has_row, new_block, push_words, row_of
+from .fasttext_ngrams import Block, add_row, has_row, new_block, push_words, row_of
 from .kernel import inline, lean
 
 _KEPT = 1 << 14  # the sums of 16 floats fit into a megabyte of cache
@@ -49,7 +49,10 @@ class Work(NamedTuple):
 
 def _new_work(dim: int, maxn: int) -> Work:
     return Work(
-        *(np.zeros(_WORDS, np.int64) for _ in range(4)),
+        np.zeros(_WORDS, np.int64),
+        np.zeros(_WORDS, np.int64),
+        np.zeros(_WORDS, np.int64),
+        np.zeros(_WORDS, np.int64),
         np.zeros((_WORDS, dim), np.float32),
         np.zeros(_WORDS, np.int32),
         np.zeros(_WORDS, np.int64),
@@ -231,13 +234,20 @@ def _settle(
 
 @lean
 def _sum_words(
-    data: np.ndarray, offsets: np.ndarray, t: Tables, kept: Kept, work: Work, hidden: np.ndarray, count: np.ndarray
+    data: np.ndarray,
+    offsets: np.ndarray,
+    t: Tables,
+    kept: Kept,
+    work: Work,
+    hidden: np.ndarray,
+    count: np.ndarray,
 ) -> None:
     """hidden[i] += the vectors of all words of document i; count[i] = how many, -1 where it has no word."""
     kept_keys, owner, place, slots, keys = kept.keys, work.document, work.place, work.slot, work.key
     starts, ends = work.start, work.end
     mask = np.uint64(len(kept_keys) - 1)
-    words = new = 0
+    words: int = 0
+    new: Any = 0
     for document in range(len(offsets) - 1):
         p, end = offsets[document], offsets[document + 1]
         count[document] = -1
@@ -263,7 +273,7 @@ def _sum_words(
             words += 1
             if words == _WORDS:
                 _settle(data, words, new, t, kept, work, hidden, count)
-                words = new = 0
+                words, new = 0, 0
     _settle(data, words, new, t, kept, work, hidden, count)
 
 
@@ -325,7 +335,9 @@ def _predict(
             total += 1
             add_row(hidden, document, t.rows, t.eos)
         if t.word_ngrams > 1:
-            total += _add_word_ngrams(data, offsets[document], offsets[document + 1], t, hashes, hidden, document)
+            total += _add_word_ngrams(
+                data, offsets[document], offsets[document + 1], t, hashes, hidden, document
+            )
         if total == 0:
             continue
         vector = hidden[document]
@@ -349,7 +361,9 @@ class _Memory(threading.local):
     def of(self, model: Classifier) -> tuple[Kept, Work]:
         if self.held is None or self.model is not model:
             dim = model.tables.grams.shape[1]
-            kept = Kept(np.zeros(_KEPT, np.uint64), np.zeros((_KEPT, dim), np.float32), np.zeros(_KEPT, np.int32))
+            kept = Kept(
+                np.zeros(_KEPT, np.uint64), np.zeros((_KEPT, dim), np.float32), np.zeros(_KEPT, np.int32)
+            )
             self.model, self.held = model, (kept, _new_work(dim, model.tables.maxn))
         return self.held
 

@@ -7,7 +7,7 @@ in order (by place, then by length), so that a word's sum does not depend on wha
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -70,7 +70,7 @@ def row_of(there: np.ndarray, ranks: np.ndarray, bucket: np.uint32) -> np.int64:
 
 
 @inline
-def add_row(to: np.ndarray, i: int, rows: np.ndarray, j: int) -> None:
+def add_row(to: np.ndarray, i: int, rows: np.ndarray, j: Any) -> None:
     """to[i] += rows[j], four floats at a time: loads before stores, or the compiler fears an overlap."""
     dim = rows.shape[1]
     d = 0
@@ -170,7 +170,8 @@ def push_words(
 ) -> None:
     """Add to sums[w] the n-grams of each word data[start[w]:end[w]] with its < and >; one with no bytes has none."""
     chars, word, edge, maxn = block.chars, block.word, block.edge, t.maxn
-    held, wide = np.int64(0), np.uint32(0)
+    held: Any = np.int64(0)
+    wide = np.uint32(0)
     block.state[1] = 0
     for w in range(words):
         p, stop = start[w] - 1, end[w]
@@ -186,7 +187,13 @@ def push_words(
             c = np.uint32(data[p]) if inner else (BOW if p < stop else EOW)
             p += 1
             shift = np.uint32(8)
-            while inner and c > np.uint32(127) and p < stop and (data[p] & 0xC0) == 0x80 and shift < np.uint32(32):
+            while (
+                inner
+                and c > np.uint32(127)
+                and p < stop
+                and (data[p] & 0xC0) == 0x80
+                and shift < np.uint32(32)
+            ):
                 c |= np.uint32(data[p]) << shift
                 shift = np.uint32(shift + np.uint32(8))
                 p += 1

@@ -19,7 +19,7 @@ def _rotate(x: np.uint64, bits: int) -> np.uint64:
 
 
 @inline
-def _word64(data: np.ndarray, p: int) -> np.uint64:
+def word64(data: np.ndarray, p: int) -> np.uint64:
     """Eight bytes, little-endian; the compiler makes one load of it."""
     value = np.uint64(data[p])
     for i in range(1, 8):
@@ -63,10 +63,10 @@ def xxh64(data: np.ndarray, start: int, end: int, seed: np.uint64) -> np.uint64:
         c = np.uint64(seed)
         d = np.uint64(seed - _P1)
         while p + 32 <= end:
-            a = _round(a, _word64(data, p))
-            b = _round(b, _word64(data, p + 8))
-            c = _round(c, _word64(data, p + 16))
-            d = _round(d, _word64(data, p + 24))
+            a = _round(a, word64(data, p))
+            b = _round(b, word64(data, p + 8))
+            c = _round(c, word64(data, p + 16))
+            d = _round(d, word64(data, p + 24))
             p += 32
         h = np.uint64(np.uint64(_rotate(a, 1) + _rotate(b, 7)) + np.uint64(_rotate(c, 12) + _rotate(d, 18)))
         h = _merge(_merge(_merge(_merge(h, a), b), c), d)
@@ -74,7 +74,7 @@ def xxh64(data: np.ndarray, start: int, end: int, seed: np.uint64) -> np.uint64:
         h = np.uint64(seed + _P5)
     h = np.uint64(h + np.uint64(end - start))
     while p + 8 <= end:
-        h = np.uint64(h ^ _round(np.uint64(0), _word64(data, p)))
+        h = np.uint64(h ^ _round(np.uint64(0), word64(data, p)))
         h = np.uint64(np.uint64(_rotate(h, 27) * _P1) + _P4)
         p += 8
     if p + 4 <= end:

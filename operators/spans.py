@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
+from .hashing import word64
 from .kernel import inline, lean
 
 _NEWLINE = 0x0A
@@ -44,65 +47,99 @@ def _strip(data: np.ndarray, start: int, end: int) -> tuple[int, int]:
     return start, end
 
 
-@lean
-def count_lines(data: np.ndarray, offsets: np.ndarray, first: np.ndarray) -> None:
-    total = 0
-    for document in range(len(offsets) - 1):
-        total += 1
-        for p in range(offsets[document], offsets[document + 1]):
-            total += data[p] == _NEWLINE
-        first[document + 1] = total
+@inline
+def _continuations(x: np.uint64) -> np.int64:
+    """How many of the eight bytes continue a UTF-8 character (10xxxxxx)."""
+    ones = np.uint64((x >> np.uint64(7)) & ~(x >> np.uint64(6)) & np.uint64(0x0101010101010101))
+    return np.int64(np.uint64(ones * np.uint64(0x0101010101010101)) >> np.uint64(56))
+
+
+@inline
+def _has_newline(x: np.uint64) -> bool:
+    x = np.uint64(x ^ np.uint64(0x0A0A0A0A0A0A0A0A))
+    x = np.uint64(np.uint64(x - np.uint64(0x0101010101010101)) & ~x)
+    return bool(x & np.uint64(0x8080808080808080) != np.uint64(0))
 
 
 @lean
-def fill_lines(
-    data: np.ndarray, offsets: np.ndarray, start: np.ndarray, end: np.ndarray, chars: np.ndarray
-) -> None:
+def count_points(data: np.ndarray, p: int, end: int) -> int:
+    """Code points of data[p:end]: bytes that continue no character."""
+    points: Any = end - p
+    while p + 8 <= end:
+        points -= _continuations(word64(data, p))
+        p += 8
+    while p < end:
+        points -= np.int64((data[p] & 0xC0) == 0x80)
+        p += 1
+    return points
+
+
+@lean
+def find_lines(
+    data: np.ndarray, offsets: np.ndarray, first: np.ndarray, spans: tuple[np.ndarray, ...]
+) -> int:
+    """The lines of all documents, how many; more than `spans` (start, end, chars) has room for are not written."""
+    start, end, chars, _ = spans
     i = 0
     for document in range(len(offsets) - 1):
-        start[i], points = offsets[document], 0
-        for p in range(offsets[document], offsets[document + 1]):
-            if data[p] == _NEWLINE:
-                end[i], chars[i] = p, points
-                i += 1
-                start[i], points = p + 1, 0
-            else:
-                points += (data[p] & 0xC0) != 0x80
-        end[i], chars[i] = offsets[document + 1], points
-        i += 1
-
-
-@lean
-def count_paragraphs(data: np.ndarray, offsets: np.ndarray, first: np.ndarray) -> None:
-    total = 0
-    for document in range(len(offsets) - 1):
-        p, end = _strip(data, offsets[document], offsets[document + 1])
-        total += 1
-        run = 0
-        while p < end:
-            run = run + 1 if data[p] == _NEWLINE else 0
-            total += run == 2
-            p += 1
-        first[document + 1] = total
-
-
-@lean
-def fill_paragraphs(
-    data: np.ndarray, offsets: np.ndarray, start: np.ndarray, end: np.ndarray, chars: np.ndarray
-) -> None:
-    i = 0
-    for document in range(len(offsets) - 1):
-        p, stop = _strip(data, offsets[document], offsets[document + 1])
-        start[i], points = p, 0
-        while p < stop:
-            if data[p] == _NEWLINE and p + 1 < stop and data[p + 1] == _NEWLINE:
-                end[i], chars[i] = p, points
-                while p < stop and data[p] == _NEWLINE:
-                    p += 1
-                i += 1
-                start[i], points = p, 0
-            else:
-                points += (data[p] & 0xC0) != 0x80
+        first[document] = i
+        p, stop = offsets[document], offsets[document + 1]
+        begin = p
+        while True:
+            while p + 8 <= stop and not _has_newline(word64(data, p)):
+                p += 8
+            while p < stop and data[p] != _NEWLINE:
                 p += 1
-        end[i], chars[i] = stop, points
+            if i < len(start):
+                start[i], end[i], chars[i] = begin, p, count_points(data, begin, p)
+            i += 1
+            if p >= stop:
+                break
+            p += 1
+            begin = p
+    first[len(offsets) - 1] = i
+    return i
+
+
+@lean
+def join_paragraphs(
+    data: np.ndarray,
+    offsets: np.ndarray,
+    lines: tuple[np.ndarray, ...],
+    first: np.ndarray,
+    spans: tuple[np.ndarray, ...],
+) -> int:
+    """The paragraphs of all documents, made of their lines (first, start, end, chars); how many.
+
+    White space at both ends of a document is left out; a run of empty lines parts two paragraphs.
+    """
+    line_first, line_start, line_end, line_chars = lines
+    start, end, chars, _ = spans
+    i = 0
+    for document in range(len(offsets) - 1):
+        first[document] = i
+        a, b = _strip(data, offsets[document], offsets[document + 1])
+        start[i], end[i], chars[i] = a, a, 0
+        parted = False
+        for k in range(line_first[document], line_first[document + 1]):
+            begin, stop = max(line_start[k], a), min(line_end[k], b)
+            if line_end[k] < a or begin >= b:
+                continue
+            if begin == stop:
+                parted = True
+                continue
+            points = (
+                line_chars[k]
+                - count_points(data, line_start[k], begin)
+                - count_points(data, stop, line_end[k])
+            )
+            if parted:
+                i += 1
+                start[i], chars[i] = begin, 0
+            elif start[i] < end[i]:
+                points += 1  # the newline between
+            end[i], chars[i] = stop, chars[i] + points
+            parted = False
         i += 1
+    first[len(offsets) - 1] = i
+    return i

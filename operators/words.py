@@ -1,15 +1,17 @@
 """UAX #29 default word boundaries over UTF-8, in one pass.
 
-`segment` marks the first byte of every segment with 0x80 | kinds, where kinds are the bits of all code points
-of the segment (letter, number, punctuation or symbol, white space). Rules WB1 to WB999 with the Unicode version
-of the table; no tailoring. Bytes that are not UTF-8 are taken one by one and never read past the document.
+`segment` writes the bounds of the segments that have a kind asked for among their code points (letter, number,
+punctuation or symbol, white space). Rules WB1 to WB999 with the Unicode version of the table; no tailoring. Bytes
+that are not UTF-8 are taken one by one and never read past the document.
 """
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 
-from .kernel import inline, kernel, lean
+from .kernel import inline, lean
 from .unicode_tables import (
     ALETTER,
     CR,
@@ -34,10 +36,12 @@ from .unicode_tables import (
     SYMBOL,
     WHITE,
     ZWJ,
+    properties,
 )
 
-START = 0x80
 KINDS = LETTER | NUMBER | SYMBOL | WHITE
+CASED = 0x80
+"""Beside the kinds: a capital of ASCII, or a letter outside it that is neither Hangul nor Chinese or Japanese."""
 
 
 @inline
@@ -110,98 +114,158 @@ def _joins(before: int, p: int, c: int, after: int) -> bool:
     return p == NUMERIC and _is_mid_num(c) and after == NUMERIC
 
 
-@kernel
+@inline
+def _run(
+    data: np.ndarray, p: int, end: int, last: int, kinds: int, points: int, tables: tuple[np.ndarray, ...]
+) -> tuple[int, int, int, int, int]:
+    """Letters and digits that always join: (position behind them, last class, the one before, kinds, points).
+
+    ASCII, Hangul syllables of the lead bytes EB and EC, and two-byte letters; the rest is left to the rules.
+    """
+    index, blocks, ascii_kind = tables
+    before = -1
+    while p < end:
+        b = data[p]
+        kind = int(ascii_kind[b])
+        if kind:
+            p += 1
+        elif b == 0xEB or b == 0xEC:
+            if p + 3 > end:
+                break
+            kind = LETTER
+            p += 3
+        elif 0xC3 <= b < 0xE0 and p + 2 <= end:
+            point = ((b & 0x1F) << 6) | (data[p + 1] & 0x3F)
+            entry = int(blocks[index[point >> 8], point & 255])
+            if entry >> 8 != ALETTER:
+                break
+            kind = (entry & 0xFF) | CASED
+            p += 2
+        else:
+            break
+        kinds |= kind
+        points += 1
+        before, last = last, NUMERIC if kind == NUMBER else ALETTER
+    return p, last, before, kinds, points
+
+
+@inline
+def _emit(
+    i: int, kinds: int, any_of: int, begin: int, stop: int, points: int, spans: tuple[np.ndarray, ...]
+) -> int:
+    """Write the segment if it has a bit of `any_of`; how many there are then."""
+    start, end, chars, flags = spans
+    if not kinds & any_of:
+        return i
+    if i < len(start):
+        start[i], end[i], chars[i] = begin, stop, points
+        kind = kinds & KINDS
+        flags[i] = (kind & 3) | (4 if kind == SYMBOL else 0) | (8 if kinds & CASED else 0)
+    return i + 1
+
+
+@inline
+def _continues(
+    state: tuple[int, int, int, int],
+    c: int,
+    kind: int,
+    data: np.ndarray,
+    after: int,
+    end: int,
+    index: np.ndarray,
+    blocks: np.ndarray,
+) -> bool:
+    """Whether a code point of class `c` goes on with the segment; WB3 to WB16. `state`: see `segment`."""
+    before, effective, raw, regional = state
+    if raw == CR or raw == LF or raw == NEWLINE or c == CR or c == LF or c == NEWLINE:
+        return bool(raw == CR and c == LF)
+    if (raw == ZWJ and kind & PICTOGRAPH) or (raw == SPACE and c == SPACE) or _ignored(c):
+        return True
+    if c == REGIONAL:
+        return bool(effective == REGIONAL and (regional & 1) == 1)
+    following = -1
+    if _is_mid_letter(c) or _is_mid_num(c) or c == DOUBLE_QUOTE:
+        following = _next_class(data, after, end, index, blocks)
+    return _joins(before, effective, c, following)
+
+
+@lean
 def segment(
-    data: np.ndarray, offsets: np.ndarray, index: np.ndarray, blocks: np.ndarray, marks: np.ndarray
-) -> None:
-    """Mark the segments of all documents. data: uint8 [N]; offsets: int64 [B + 1]; marks: uint8 [N], zeros."""
-    ascii_kind = np.zeros(256, np.uint8)
-    ascii_kind[0x30:0x3A] = NUMBER
-    ascii_kind[0x41:0x5B] = LETTER
-    ascii_kind[0x61:0x7B] = LETTER
+    data: np.ndarray,
+    offsets: np.ndarray,
+    tables: tuple[np.ndarray, ...],
+    any_of: int,
+    first: np.ndarray,
+    spans: tuple[np.ndarray, ...],
+) -> int:
+    """Segments with a bit of `any_of`: how many; more than `spans` has room for are counted, not written.
+
+    data: uint8 [N]; offsets: int64 [documents + 1]; tables: see `tables_of`; first: int64 [documents + 1];
+    spans: start, end int64, chars int32, flags uint8 (see `Spans` in analysis.py).
+    """
+    index, blocks, ascii_kind = tables
+    i = 0
     for document in range(len(offsets) - 1):
+        first[document] = i
         p, end = offsets[document], offsets[document + 1]
-        start, kinds = p, 0
+        start, kinds, points = p, 0, 0
         before, effective, raw, regional = -1, -1, -1, 0
         while p < end:
             if (effective == ALETTER or effective == NUMERIC) and raw == effective:
-                # Most text is runs of ASCII letters and digits, which always join.
-                while p < end:
-                    kind = int(ascii_kind[data[p]])
-                    if kind == 0:
-                        break
-                    kinds |= kind
-                    before, effective = effective, ALETTER if kind == LETTER else NUMERIC
-                    p += 1
+                # Most text is such runs with single spaces between them.
+                q = p
+                p, effective, earlier, kinds, points = _run(data, p, end, effective, kinds, points, tables)
+                if p > q:
+                    before = earlier
                 raw = effective
                 if p >= end:
                     break
+                if data[p] == 0x20:
+                    i = _emit(i, kinds, any_of, start, p, points, spans)
+                    start, kinds, points = p, WHITE, 1
+                    before, effective, raw, regional = effective, SPACE, SPACE, 0
+                    p += 1
+                    if p >= end:
+                        break
+                    b = data[p]
+                    kind = int(ascii_kind[b])
+                    if not any_of & WHITE and (kind or ((b == 0xEB or b == 0xEC) and p + 3 <= end)):
+                        start, kinds, points = p, kind if kind else LETTER, 1
+                        before, effective = SPACE, NUMERIC if kind == NUMBER else ALETTER
+                        raw = effective
+                        p += 1 if kind else 3
+                        continue
             point, after = decode_safely(data, p, end)
             entry = int(blocks[index[point >> 8], point & 255])
             c, kind = entry >> 8, entry & 0xFF
-            if raw < 0:
-                join = False
-            elif raw == CR or raw == LF or raw == NEWLINE or c == CR or c == LF or c == NEWLINE:
-                join = raw == CR and c == LF
-            elif (raw == ZWJ and kind & PICTOGRAPH) or (raw == SPACE and c == SPACE) or _ignored(c):
-                join = True
-            elif c == REGIONAL:
-                join = effective == REGIONAL and (regional & 1) == 1
-            else:
-                following = -1
-                if _is_mid_letter(c) or _is_mid_num(c) or c == DOUBLE_QUOTE:
-                    following = _next_class(data, after, end, index, blocks)
-                join = _joins(before, effective, c, following)
+            state = (before, effective, raw, regional)
+            join = raw >= 0 and _continues(state, c, kind, data, after, end, index, blocks)
             if not join:
                 if raw >= 0:
-                    marks[start] = START | (kinds & KINDS)
-                start, kinds = p, 0
-            kinds |= kind
+                    i = _emit(i, kinds, any_of, start, p, points, spans)
+                start, kinds, points = p, 0, 0
+            kinds |= kind & KINDS
+            if kind & LETTER and not (
+                0x5A < point < 0x80 or 0x3000 <= point < 0xA000 or 0xAC00 <= point < 0xD7A4
+            ):
+                kinds |= CASED
+            points += 1
             if not (_ignored(c) and raw >= 0 and not (raw == CR or raw == LF or raw == NEWLINE)):
                 before, effective = effective, c
                 regional = regional + 1 if c == REGIONAL else 0
             raw = c
             p = after
         if raw >= 0:
-            marks[start] = START | (kinds & KINDS)
+            i = _emit(i, kinds, any_of, start, p, points, spans)
+    first[len(offsets) - 1] = i
+    return i
 
 
-@lean
-def count_marked(marks: np.ndarray, offsets: np.ndarray, any_of: int, first: np.ndarray) -> None:
-    """first[i + 1] = segments up to document i that have a bit of `any_of`."""
-    total = 0
-    for document in range(len(offsets) - 1):
-        for p in range(offsets[document], offsets[document + 1]):
-            total += (marks[p] & START) != 0 and (marks[p] & any_of) != 0
-        first[document + 1] = total
-
-
-@lean
-def fill_marked(
-    data: np.ndarray,
-    marks: np.ndarray,
-    offsets: np.ndarray,
-    any_of: int,
-    start: np.ndarray,
-    end: np.ndarray,
-    chars: np.ndarray,
-    flags: np.ndarray,
-) -> None:
-    """Bounds, code points and flags (letter, number, symbols only) of the segments with a bit of `any_of`."""
-    i = -1
-    for document in range(len(offsets) - 1):
-        open_, points = False, 0
-        for p in range(offsets[document], offsets[document + 1]):
-            if marks[p] & START:
-                if open_:
-                    end[i], chars[i] = p, points
-                open_ = (marks[p] & any_of) != 0
-                points = 0
-                if open_:
-                    i += 1
-                    start[i] = p
-                    kind = marks[p] & KINDS
-                    flags[i] = (kind & 3) | (4 if kind == SYMBOL else 0)
-            points += (data[p] & 0xC0) != 0x80
-        if open_:
-            end[i], chars[i] = offsets[document + 1], points
+@cache
+def tables_of() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The tables of `properties()`, and uint8 [256]: the kind of an ASCII letter (with CASED) or digit, else 0."""
+    ascii_kind = np.zeros(256, np.uint8)
+    ascii_kind[0x30:0x3A] = NUMBER
+    ascii_kind[0x41:0x5B] = LETTER | CASED
+    ascii_kind[0x61:0x7B] = LETTER
+    return (*properties(), ascii_kind)

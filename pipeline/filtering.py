@@ -28,7 +28,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from malmoi.operators.analysis import analyse, forget
+from malmoi.operators.analysis import analyse, forget, restrict
 from malmoi.operators.contract import DROP, LANGUAGE, TEXT, Operator, with_columns
 from malmoi.operators.exact import id_hash, text_hash
 from malmoi.operators.minhash import MinHash
@@ -243,6 +243,7 @@ def filter_part(folder: Folder, work: FilterPart) -> dict[str, Any]:
             table = apply_steps(align(batch.table, work.extras), work.steps)
             is_kept = pc.is_null(table.column(DROP))
             kept, dropped = table.filter(is_kept), table.filter(pc.invert(is_kept))
+            restrict(table, kept, is_kept)
             outputs.writers["kept"].write(kept)
             outputs.writers["dropped"].write(dropped)
             outputs.writers["quarantine"].write(batch.quarantine)

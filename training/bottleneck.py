@@ -72,6 +72,21 @@ def bottleneck_state(module: nn.Module, state: Mapping[str, Tensor] | None = Non
     }
 
 
+def with_bottlenecks(base: nn.Module, folder: str | Path) -> nn.Module:
+    """`base` (changed in place) with the adapters of an exported folder, for use: nothing is trained."""
+    from safetensors import safe_open
+
+    place = Path(folder) / FILE
+    if not place.is_file():
+        raise MalmoiError(f"{folder}: no {FILE}")
+    with safe_open(place, framework="pt") as file:
+        down = next(name for name in file.keys() if name.endswith(".down.bias"))  # noqa: SIM118
+        size = int(file.get_slice(down).get_shape()[0])
+    add_bottlenecks(base, size, 0.0)
+    load_bottlenecks(base, Path(folder))
+    return base.requires_grad_(False).eval()
+
+
 def load_bottlenecks(module: nn.Module, folder: Path) -> None:
     """Fill the adapters of `module` from FILE. MalmoiError: not there, or made for another shape."""
     from safetensors.torch import load_file

@@ -21,7 +21,7 @@ from .bottleneck import FILE as BOTTLENECK_FILE
 from .bottleneck import bottleneck_state, load_bottlenecks
 from .families import check_buildable
 from .methods import apply_method
-from .quantise import keep_layout, quantisation, quantise
+from .quantise import dequantise, keep_layout, quantisation, quantise
 from .recipe import MethodSettings, ModelSettings, ModelShape
 
 Device = torch.device | str
@@ -34,31 +34,36 @@ def build_model(
     *,
     seed: int = 0,
     vocab_size: int | None = None,
+    plain: bool = False,
 ) -> nn.Module:
     """A transformers model (or peft's wrapper around one) on `device`, in training mode.
 
     What the method trains requires gradients and is float32; what it does not is frozen and in `model.dtype`
     (linear layers of QLoRA: 4 bits), so train under autocast or FSDP2's mixed precision. seed: of random weights
     and of the adapters' start; neither the global generator nor its state is touched. vocab_size: one more than the
-    largest token id, checked against the model's. Raises RecipeError before a weight is read (`check_buildable`).
+    largest token id, checked against the model's. plain: QLoRA's base without 4-bit layers, but with what those
+    compute with. Raises RecipeError before a weight is read (`check_buildable`).
     """
     check_buildable(model, method, vocab_size=vocab_size)
     device = torch.device(device)
     with _seeded(seed, device):
-        built = apply_method(build_base(model, method, device), method)
+        built = apply_method(build_base(model, method, device, plain=plain), method)
     return built.train()
 
 
-def build_base(model: ModelSettings, method: MethodSettings, device: torch.device) -> nn.Module:
+def build_base(
+    model: ModelSettings, method: MethodSettings, device: torch.device, *, plain: bool = False
+) -> nn.Module:
     """The model without its method; random weights by torch's present generator."""
     dtype = torch.float32 if method.kind == "full" else getattr(torch, model.dtype)
     attention = _attention(model)
     if model.config is not None:
-        return _random(model.config, method, dtype, attention, device)
-    quantised = quantisation(method, dtype) if method.kind == "qlora" else None
-    base = _pretrained(str(model.path), dtype, attention, device, quantised)
-    if quantised is not None:
-        keep_layout(base)
+        base = _random(model.config, method, dtype, attention, device)
+    else:
+        quantised = quantisation(method, dtype) if method.kind == "qlora" else None
+        base = _pretrained(str(model.path), dtype, attention, device, quantised)
+    if method.kind == "qlora":
+        (dequantise if plain else keep_layout)(base)
     return base
 
 
@@ -85,11 +90,17 @@ def save_model(
 
 
 def load_model(
-    model: ModelSettings, method: MethodSettings, folder: str | Path, device: Device, *, seed: int = 0
+    model: ModelSettings,
+    method: MethodSettings,
+    folder: str | Path,
+    device: Device,
+    *,
+    seed: int = 0,
+    plain: bool = False,
 ) -> nn.Module:
     """What `save_model` wrote into `folder`, for use: in evaluation mode, nothing requires gradients.
 
-    model, method and seed: those that it was built with; all but `full` need the base.
+    model, method and seed: those that it was built with; all but `full` need the base; `plain` as there.
     """
     folder, device = Path(folder), torch.device(device)
     if not folder.is_dir():
@@ -102,7 +113,7 @@ def load_model(
         return loaded.requires_grad_(False).eval()
     check_buildable(model, method)
     with _seeded(seed, device):
-        base = build_base(model, method, device)
+        base = build_base(model, method, device, plain=plain)
         if method.kind == "bottleneck":
             loaded = apply_method(base, method)
             load_bottlenecks(loaded, folder)

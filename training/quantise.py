@@ -66,14 +66,15 @@ def quantise(model: nn.Module, method: MethodSettings, dtype: torch.dtype, devic
     model.is_loaded_in_4bit = True  # type: ignore[assignment]  # peft asks for it
 
 
-def dequantise(model: nn.Module, dtype: torch.dtype) -> None:
-    """Plain linear layers with the values that the 4-bit ones compute with, in `dtype`."""
+def dequantise(model: nn.Module) -> None:
+    """Plain linear layers with the values that the 4-bit ones compute with, in their dtype of computation."""
     from bitsandbytes.functional import dequantize_4bit
     from bitsandbytes.nn import Linear4bit
 
     for name, layer in list(model.named_modules()):
         if not isinstance(layer, Linear4bit):
             continue
+        dtype = layer.compute_dtype
         values = dequantize_4bit(layer.weight.data, layer.weight.quant_state).to(dtype)
         plain = nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None, device="meta")
         plain.weight = nn.Parameter(values, requires_grad=False)

@@ -18,6 +18,11 @@ app = typer.Typer(
     help="malmoi turns raw text into a deduplicated, mixed pretraining corpus.",
 )
 
+
+class _Ended(SystemExit):
+    """The end of a job, with its exit code: all is said already."""
+
+
 RecipePath = Annotated[str, typer.Argument(metavar="RECIPE", help="path of a recipe.yaml")]
 Overrides = Annotated[
     list[str] | None,
@@ -66,7 +71,7 @@ def submit(
         recipe, overrides or [], address, attach=attach, stop=stop, detach=detach, command=command,
         env=env or [], runtime_env=runtime_env, python=python, console=make_console(),
     )  # fmt: skip
-    raise typer.Exit(code)
+    raise _Ended(code)
 
 
 @app.command()
@@ -131,6 +136,8 @@ def main() -> None:
         make_console(stderr=True).print(f"[bold red]error:[/] {_escape(str(error))}", soft_wrap=True)
         sys.exit(2)
     except (KeyboardInterrupt, SystemExit) as stop:
+        if isinstance(stop, _Ended):
+            raise
         if isinstance(stop, SystemExit) and stop.code != 130:  # what Typer makes of Ctrl-C
             raise
         make_console(stderr=True).print(

@@ -89,6 +89,7 @@ def connect(address: str | None) -> Any:
         raise ResourceError(
             f"submitting needs more of Ray ({error}): pip install 'malmoi[cluster]'"
         ) from error
+    _quiet()
     hidden = {name: os.environ.pop(name) for name in _ADDRESSES if name in os.environ}
     try:
         with _told(found):
@@ -198,8 +199,12 @@ def _word(text: str) -> str:
 
 def _quiet() -> None:
     """Ray tells what it uploads, file by file, and when a connection ends."""
-    for name in ("dashboard_sdk", "job.sdk"):
-        logging.getLogger(f"ray.dashboard.modules.{name}").setLevel(logging.WARNING)
+    for name in (
+        "dashboard.modules.dashboard_sdk",
+        "dashboard.modules.job.sdk",
+        "_private.runtime_env.packaging",
+    ):
+        logging.getLogger(f"ray.{name}").setLevel(logging.WARNING)
 
 
 def _start(client: Any, job: str, entrypoint: str, runtime: dict[str, Any], seconds: float = 60.0) -> None:

@@ -16,7 +16,7 @@ from malmoi.pipeline.errors import MalmoiError
 from malmoi.pipeline.token_manifest import TokenManifest
 
 from .methods import MERGEABLE
-from .model_card import Export, base_name, model_card, tokens_of
+from .model_card import REPORT, Export, base_name, evaluation, model_card, tokens_of
 from .outcome import MODEL
 from .trained import Trained, load_trained, local_part, open_trained, rebuild
 
@@ -57,6 +57,10 @@ def export(
         _write_weights(trained, whole, made, tokens)
         _copy_tokenizer(source, made, tokens)
         done = Export(trained, out.name, whole)
+        if (figures := evaluation(trained)) is not None:
+            (made / REPORT).write_text(
+                json.dumps(figures, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+            )
         (made / CARD).write_text(model_card(done, tokens), encoding="utf-8")
         if out.exists():
             out.rmdir()
@@ -96,7 +100,7 @@ def _write_weights(trained: Trained, whole: bool, folder: Path, tokens: TokenMan
         return
     if trained.part == MODEL:
         with local_part(trained) as saved:
-            for path in saved.iterdir():
+            for path in (*saved.glob("*.safetensors"), *saved.glob("adapter_config.json")):
                 shutil.copy(path, folder)
     else:
         save_model(rebuild(trained), method, folder)
@@ -128,11 +132,11 @@ def _copy_tokenizer(file: Path, folder: Path, tokens: TokenManifest | None) -> N
         if (file.parent / name).is_file():
             shutil.copy(file.parent / name, folder / name)
     settings = folder / "tokenizer_config.json"
-    if not settings.exists():
+    told = json.loads(settings.read_text(encoding="utf-8")) if settings.exists() else {}
+    if "tokenizer_class" not in told:
         # Without it transformers guesses a class by the model's family, and may split text in another way.
-        fields: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast"}
-        if tokens is not None:
-            fields |= _special_tokens(folder / TOKENIZER, tokens)
+        named = {} if tokens is None else _special_tokens(folder / TOKENIZER, tokens)
+        fields = {**named, **told, "tokenizer_class": "PreTrainedTokenizerFast"}
         settings.write_text(json.dumps(fields, indent=2, ensure_ascii=False), encoding="utf-8")
 
 

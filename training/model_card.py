@@ -14,6 +14,8 @@ from malmoi.pipeline.token_manifest import TokenManifest, read_token_manifest
 
 from .trained import Trained, said
 
+REPORT = "evaluation.json"
+
 _MODEL = """from transformers import AutoModelForCausalLM, AutoTokenizer
 
 model = AutoModelForCausalLM.from_pretrained("{folder}", dtype="auto")
@@ -70,7 +72,7 @@ def model_card(export: Export, tokens: TokenManifest | None) -> str:
         "## Made from\n\n" + _table(_origin(export, tokens)),
         "## Training\n\n" + _table(_training(export)) + "\n\nWhat decided the weights, of the recipe:\n\n```yaml\n"
         + yaml.safe_dump(told(export.trained.record["decisive"]), sort_keys=False, allow_unicode=True) + "```",
-        "## Evaluation\n\n" + _evaluation(export.trained),
+        "## Evaluation\n\n" + _evaluation(evaluation(export.trained)),
         f"## Use\n\n```python\n{_usage(export)}\n```",
     ]  # fmt: skip
     if recipe.method.kind == "bottleneck" and not export.whole:
@@ -143,8 +145,51 @@ def _table(rows: Mapping[str, str]) -> str:
     return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())])
 
 
-def _evaluation(trained: Trained) -> str:
-    return "Not evaluated beyond the losses above."
+def evaluation(trained: Trained) -> dict[str, Any] | None:
+    """The report that `malmoi evaluate` left beside the weights; None where there is none."""
+    try:
+        return dict(json.loads(trained.run.read_bytes(f"{trained.part}/{REPORT}")))
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError) as error:
+        raise MalmoiError(f"{trained.place}/{REPORT}: not a report of malmoi evaluate ({error})") from error
+
+
+def _evaluation(report: Mapping[str, Any] | None) -> str:
+    if report is None:
+        return "Not evaluated beyond the losses above."
+    parts = []
+    if "heldout" in report:
+        held = report["heldout"]
+        lines = [
+            "| held-out text | documents | bytes | loss (nats a token) | bits per byte |",
+            "|---|--:|--:|--:|--:|",
+        ]
+        for name, row in [("all", held["all"]), *held["sources"].items()]:
+            lines.append(
+                f"| {name} | {row['documents']:,} | {row['bytes']:,} | {_figure(row['loss'], row['loss_stderr'])} "
+                f"| {_figure(row['bits_per_byte'], row['bits_per_byte_stderr'])} |"
+            )
+        parts += [
+            "\n".join(lines),
+            f"Held-out text: hash `{held['hash']}`, window {held['window']:,} tokens.",
+        ]
+    if "tasks" in report:
+        lines = ["| task | questions | metric | value | chance |", "|---|--:|---|--:|--:|"]
+        for name, task in report["tasks"].items():
+            chance = f"{task['chance']:.3f}" if task.get("chance") is not None else ""
+            for metric, figure in task["metrics"].items():
+                value = _figure(figure["value"], figure["stderr"])
+                lines.append(f"| {name} | {task['documents']:,} | {metric} | {value} | {chance} |")
+        parts.append("\n".join(lines))
+    return "\n\n".join([*parts, f"By malmoi evaluate; {REPORT} has all of it."])
+
+
+def _figure(value: float | None, error: float | None) -> str:
+    """With its standard error; as in the terminal."""
+    if value is None:
+        return "-"
+    return f"{value:.4f}" + ("" if error is None else f" ± {error:.4f}")
 
 
 def _usage(export: Export) -> str:

@@ -151,18 +151,28 @@ def test_bfloat16_and_random_weights(place, tmp_path):
 
 def test_the_card(place, tmp_path):
     run = train(place, "card", {"kind": "lora", "rank": 4})
+    figure = {"documents": 3, "tokens": 40, "bytes": 120, "loss": 2.5, "loss_stderr": 0.25}
+    figure |= {"bits_per_byte": 1.25, "bits_per_byte_stderr": None}
+    held = {"hash": "abc", "window": 24, "all": figure, "sources": {"news": figure}}
+    metrics = {"acc": {"value": 0.5, "stderr": 0.1}}
+    report = {"heldout": held, "tasks": {"kobest": {"documents": 9, "chance": 0.5, "metrics": metrics}}}
+    Path(run, "model", "evaluation.json").write_text(json.dumps(report))
     export(run, tmp_path / "a" / "tiny-lora")
     text = (tmp_path / "a" / "tiny-lora" / "README.md").read_text()
     manifest = read_token_manifest(str(place / "tokens"))
     for part in (
         manifest.tokens_hash, manifest.source, manifest.tokenizer.sha256, "| method | lora |", "6 of 6", "lr: 0.02",
         "held-out loss", "base_model: base", 'from_pretrained("tiny-lora", dtype="auto")', "merged into the weights",
+        "| news | 3 | 120 | 2.5000 ± 0.2500 | 1.2500 |", "hash `abc`", "| kobest | 9 | acc | 0.5000 ± 0.1000 | 0.500 |",
     ):  # fmt: skip
         assert part in text, part
     assert str(place) not in text
-    export(run, tmp_path / "adapter", merge=False)
+    assert json.loads((tmp_path / "a" / "tiny-lora" / "evaluation.json").read_text()) == report
+    export(f"{run}/checkpoints/step-00000004", tmp_path / "adapter", merge=False)
     text = (tmp_path / "adapter" / "README.md").read_text()
     assert "PeftModel.from_pretrained" in text
+    assert "Not evaluated" in text
+    assert "4 of 6" in text
     assert "needs the model that it began from" in text
 
 
@@ -182,6 +192,19 @@ def test_the_rows_are_gone(place, tmp_path):
     text = (tmp_path / "out" / "README.md").read_text()
     assert "is not there any more" in text
     assert json.loads((tmp_path / "run" / "train.json").read_text())["data_hash"] in text
+
+
+def test_the_best_checkpoint(place, tmp_path):
+    run = train(place, "best", {"kind": "full"}, steps=8)
+    states = {x: json.loads(x.read_text()) for x in Path(run, "checkpoints").glob("*/state.json")}
+    for number, (path, state) in enumerate(sorted(states.items())):
+        path.write_text(json.dumps({**state, "heldout_loss": 1.0 + number}))
+        commit = path.with_name("commit.json")
+        files = json.loads(commit.read_text())["files"]
+        commit.write_text(json.dumps({"files": {**files, "state.json": path.stat().st_size}}))
+    assert len(states) == 2
+    assert export(run, tmp_path / "out", best=True).trained.step == 4
+    assert export(run, tmp_path / "last").trained.step == 8
 
 
 def test_what_cannot_be_exported(place, tmp_path):

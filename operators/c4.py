@@ -37,7 +37,8 @@ import numpy as np
 import pyarrow as pa
 
 from .analysis import TextBatch, analyse
-from .c4_scan import COUNTS, KEPT, LINES, LineRules, Scratch, marks_of, phrases_of, scan_lines
+from .c4_phrases import COUNTS, KEPT, LINES, Phrases, marks_of, phrases_of
+from .c4_scan import LineRules, Scratch, edit_lines, judge_lines, sentence_bytes
 from .contract import TEXT, Kind, Limit, judge, with_columns
 from .datatrove_affixes import new_chunk
 from .datatrove_joins import new_tokens
@@ -79,27 +80,54 @@ def _line_rules(operator: Any, names: list[str]) -> LineRules:
 
 def _scratch(longest_line: int, tokens: int) -> Scratch:
     return Scratch(
-        new_chunk(longest_line + 2), new_tokens(tokens), new_tokens(tokens), np.empty((4, tokens), np.int32)
+        sentence_bytes(),
+        new_chunk(longest_line + 2),
+        new_tokens(tokens),
+        new_tokens(tokens),
+        np.empty((4, tokens), np.int32),
     )
 
 
-def _scan(operator: Any, table: pa.Table, batch: TextBatch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _tables(operator: Any, table: pa.Table, batch: TextBatch) -> tuple[np.ndarray, LineRules, Phrases]:
+    """The language codes of the documents, and what the kernels want to know of these languages."""
+    names, codes = language_codes(table, operator.default_language)
+    if operator.parity != "none":
+        names, codes = ["en"], np.zeros(batch.num_docs, np.int32)
+    return codes, _line_rules(operator, names), phrases_of(tuple(base_language(name) for name in names))
+
+
+def _judge(operator: Any, table: pa.Table, batch: TextBatch) -> np.ndarray:
+    """Counts int64 [COUNTS, documents] of native rules."""
+    counts = np.zeros((COUNTS, batch.num_docs), np.int64)
+    lines = batch.lines
+    longest = int((lines.end - lines.start).max(initial=0))
+    judge_lines(
+        batch.data,
+        (lines.first, lines.start, lines.end),
+        *_tables(operator, table, batch),
+        batch.words.start,
+        marks_of(CLOSERS),
+        english_rules(),
+        _scratch(0, 0),
+        np.empty(longest + 4, np.uint8),
+        counts,
+    )
+    return counts
+
+
+def _edit(operator: Any, table: pa.Table, batch: TextBatch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Counts int64 [COUNTS + 1, documents], the edited text's bytes and its offsets."""
     native = operator.parity == "none"
-    names, codes = language_codes(table, operator.default_language)
-    if not native:
-        names, codes = ["en"], np.zeros(batch.num_docs, np.int32)
     lines = batch.lines
     longest = 0 if native else int((lines.end - lines.start).max(initial=0))
     edited = np.empty(batch.data.size + 4, np.uint8)
     offsets = np.zeros(batch.num_docs + 1, np.int64)
     for tokens in (longest // 3 + 256, longest + 256):
-        counts = scan_lines(
+        counts = np.zeros((COUNTS + 1, batch.num_docs), np.int64)
+        done = edit_lines(
             batch.data,
             batch.offsets,
-            codes,
-            _line_rules(operator, names),
-            phrases_of(tuple(base_language(name) for name in names)),
+            *_tables(operator, table, batch),
             batch.words.start if native else np.empty(0, np.int64),
             native,
             marks_of(CLOSERS if native else ""),
@@ -107,8 +135,9 @@ def _scan(operator: Any, table: pa.Table, batch: TextBatch) -> tuple[np.ndarray,
             _scratch(longest, tokens),
             edited,
             offsets,
+            counts,
         )
-        if counts.size or not batch.num_docs:
+        if done:
             break
     return counts, edited[: offsets[-1]], offsets
 
@@ -163,7 +192,8 @@ class C4Quality:
         )
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        counts, _, _ = _scan(self, table, analyse(table))
+        batch = analyse(table)
+        counts = _judge(self, table, batch) if self.parity == "none" else _edit(self, table, batch)[0]
         signals = list(counts[:COUNTS].astype(np.float64))
         return judge(with_signals(table, self.name, SIGNALS, signals), self.limits)
 
@@ -204,7 +234,7 @@ class C4Lines:
 
     def __call__(self, table: pa.Table) -> pa.Table:
         batch = analyse(table)
-        counts, edited, offsets = _scan(self, table, batch)
+        counts, edited, offsets = _edit(self, table, batch)
         text = pa.LargeStringArray.from_buffers(
             batch.num_docs, pa.py_buffer(offsets), pa.py_buffer(np.ascontiguousarray(edited))
         )

@@ -12,61 +12,40 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .c4_phrases import (
+    COUNTS,
+    CURLY,
+    FEW_WORDS,
+    KEPT,
+    LINES,
+    LONG_WORD,
+    LOREM,
+    POLICY,
+    SCRIPT,
+    SENTENCES,
+    UNTERMINATED,
+    Marks,
+    Phrases,
+    copy_line,
+    find_phrases,
+)
 from .datatrove_affixes import Chunk
 from .datatrove_joins import Tokens
-from .datatrove_tables import DIGIT, PUNCTUATION, SENTENCE_END, SPACE, TERMINAL, Rules, class_of, decode
+from .datatrove_tables import (
+    PUNCTUATION,
+    SENTENCE_END,
+    SPACE,
+    TERMINAL,
+    Rules,
+    class_of,
+    decode,
+    english_rules,
+)
 from .datatrove_words import tokenize
-from .kernel import kernel, lean
-from .text_scan import back, code_points, ends_with_ellipsis, is_terminal, next_line, strip, strip_closers
-
-LINES, KEPT, SENTENCES, LOREM, CURLY, LONG_WORD, UNTERMINATED, FEW_WORDS, SCRIPT, POLICY = range(10)
-COUNTS = 10
-
-# Phrases of a line that is about the page and not of it. English: C4's (Raffel et al. 2020; the list of its
-# code). Korean: notices of copyright, privacy and terms under Korean news, shops and forums.
-POLICY_PHRASES: dict[str, tuple[str, ...]] = {
-    "en": (
-        "terms of use",
-        "privacy policy",
-        "cookie policy",
-        "uses cookies",
-        "use of cookies",
-        "use cookies",
-    ),
-    "ko": (
-        *("무단전재", "무단 전재", "재배포 금지", "재배포금지", "저작권자 ⓒ", "저작권자ⓒ", "저작권자 ©"),
-        *("저작권자©", "저작권자(c)", "개인정보처리방침", "개인정보 처리방침", "개인정보취급방침"),
-        *("개인정보 취급방침", "이용약관", "청소년보호정책", "청소년 보호정책", "이메일무단수집거부"),
-        *("이메일 무단수집 거부", "쿠키 정책", "쿠키를 사용합니다", "사업자등록번호", "통신판매업신고"),
-        *("all rights reserved", "privacy policy", "terms of use"),
-    ),
-}
-CITATIONS = ("[edit]", "[citation needed]")
-ANY = -1
-
-
-class Phrases(NamedTuple):
-    """Phrases as bytes `data[start[i]:start[i + 1]]`, what they mean, in which language's list they are
-    (ANY: all).
-
-    `filter` uint64 [1024]: bit i is set where phrase i may begin, by its first three bytes.
-    """
-
-    data: np.ndarray
-    start: np.ndarray
-    meaning: np.ndarray
-    language: np.ndarray
-    filter: np.ndarray
-
-
-class Marks(NamedTuple):
-    """`closers` uint32: closing quotes and brackets (none: C4 to the letter); citation marks as bytes and
-    starts.
-    """
-
-    closers: np.ndarray
-    citations: np.ndarray
-    start: np.ndarray
+from .hashing import word64
+from .kernel import lean
+from .spans import count_points
+from .text_scan import back, ends_with_ellipsis, is_terminal, next_line, strip, strip_closers
 
 
 class LineRules(NamedTuple):
@@ -83,111 +62,13 @@ class LineRules(NamedTuple):
 
 
 class Scratch(NamedTuple):
-    """For counting sentences as datatrove does: tokens of one line."""
+    """For counting sentences: `sentence_bytes`; as datatrove does it, the tokens of one line."""
 
+    first: np.ndarray
     chunk: Chunk
     raw: Tokens
     tokens: Tokens
     joins: np.ndarray
-
-
-@cache
-def phrases_of(languages: tuple[str, ...]) -> Phrases:
-    """The phrases for documents whose language is an index into `languages`; at most 64 of them."""
-    entries = [("lorem ipsum", LOREM, ANY), ("javascript", SCRIPT, ANY)]
-    for language in sorted({name for name in languages if name in POLICY_PHRASES}):
-        for place in [i for i, name in enumerate(languages) if name == language][:1]:
-            entries += [(phrase, POLICY, place) for phrase in POLICY_PHRASES[language]]
-    encoded = [phrase.encode() for phrase, _, _ in entries]
-    bits = np.zeros(1024, np.uint64)
-    for place, phrase in enumerate(encoded):
-        bits[(phrase[0] ^ (phrase[1] << 3) ^ (phrase[2] << 5)) & 1023] |= np.uint64(1 << place)
-    return Phrases(
-        np.frombuffer(b"".join(encoded), np.uint8),
-        np.cumsum([0, *(len(phrase) for phrase in encoded)]),
-        np.array([meaning for _, meaning, _ in entries]),
-        np.array([language for _, _, language in entries]),
-        bits,
-    )
-
-
-def marks_of(closers: str) -> Marks:
-    encoded = [mark.encode() for mark in CITATIONS]
-    starts = np.cumsum([0, *(len(mark) for mark in encoded)])
-    return Marks(code_points(closers), np.frombuffer(b"".join(encoded), np.uint8), starts)
-
-
-@lean
-def _lower(b: int) -> np.int64:
-    return np.int64(b + 32) if 65 <= b <= 90 else np.int64(b)
-
-
-@lean
-def _find_phrases(text: np.ndarray, a: int, b: int, phrases: Phrases, code: int) -> int:
-    """Bit m is set if a phrase of meaning m, or a curly bracket, lies in [a, b); letters of ASCII in any
-    case.
-    """
-    found = 0
-    for p in range(a, b):
-        if text[p] == 123:
-            found |= 1 << CURLY
-        if p + 3 > b:
-            continue
-        key = _lower(text[p]) ^ (_lower(text[p + 1]) << 3) ^ (_lower(text[p + 2]) << 5)
-        bits = phrases.filter[key & 1023]
-        place = 0
-        while bits:
-            if bits & np.uint64(1) and (phrases.language[place] == ANY or phrases.language[place] == code):
-                i, size = phrases.start[place], phrases.start[place + 1] - phrases.start[place]
-                k = 0
-                while k < size and p + k < b and _lower(text[p + k]) == phrases.data[i + k]:
-                    k += 1
-                if k == size:
-                    found |= 1 << phrases.meaning[place]
-            bits = np.uint64(bits >> np.uint64(1))
-            place += 1
-    return found
-
-
-@lean
-def _citation(data: np.ndarray, p: int, end: int, marks: Marks, rules: Rules) -> int:
-    """Bytes of the citation mark at `p`: `[12]`, `[]`, `[edit]`, `[citation needed]`; 0 where there is
-    none.
-    """
-    for m in range(marks.start.size - 1):
-        size = marks.start[m + 1] - marks.start[m]
-        k = 0
-        while k < size and p + k < end and data[p + k] == marks.citations[marks.start[m] + k]:
-            k += 1
-        if k == size:
-            return k
-    q = p + 1
-    while q < end:
-        cp, length = decode(data, q)
-        if cp == 93:
-            return q + 1 - p
-        if not class_of(rules, cp) & DIGIT:
-            return 0
-        q += length
-    return 0
-
-
-@lean
-def _copy(
-    data: np.ndarray, a: int, b: int, out: np.ndarray, k: int, cite: bool, marks: Marks, rules: Rules
-) -> int:
-    """Append [a, b) to `out`, with `cite` without citation marks."""
-    p = a
-    while p < b:
-        if cite and data[p] == 91:
-            size = _citation(data, p, b, marks, rules)
-            if size:
-                p += size
-                continue
-        out[k] = data[p]
-        k += 1
-        p += 1
-    return k
 
 
 @lean
@@ -226,15 +107,30 @@ def _is_terminated(text: np.ndarray, a: int, b: int, closers: np.ndarray, rules:
     return is_terminal(text, a, strip_closers(text, a, b, closers), rules)
 
 
+@cache
+def sentence_bytes() -> np.ndarray:
+    """bool [256]: the bytes that terminal punctuation begins with."""
+    rules = english_rules()
+    blocks = rules.blocks.reshape(-1, 256)[rules.block_index.astype(np.int64)]
+    first = np.zeros(256, np.bool_)
+    for point in np.flatnonzero(blocks.reshape(-1) & TERMINAL):
+        if not 0xD800 <= point < 0xE000:
+            first[chr(point).encode()[0]] = True
+    return first
+
+
 @lean
-def _plain_sentences(text: np.ndarray, a: int, b: int, rules: Rules) -> int:
+def _plain_sentences(text: np.ndarray, a: int, b: int, first: np.ndarray, rules: Rules) -> int:
     """Sentences of a line, at least one: terminal marks that white space follows, closers between left out.
 
-    A mark outside ASCII (full-width, danda) ends a sentence without white space.
+    A mark outside ASCII (full-width, danda) ends a sentence without white space. `first`: `sentence_bytes`.
     """
     count = 0
     p = a
     while p < b:
+        if not first[text[p]]:
+            p += 1
+            continue
         cp, length = decode(text, p)
         p += length
         if not class_of(rules, cp) & TERMINAL or p >= b:
@@ -295,7 +191,7 @@ def _judge_line(
         return 1 << UNTERMINATED
     if words < line.min_words[code]:
         return 1 << FEW_WORDS
-    found = _find_phrases(text, a, b, phrases, code)
+    found = find_phrases(text, a, b, phrases, code)
     if not line.script[code]:
         found &= ~(1 << SCRIPT)
     if not line.policy[code]:
@@ -326,19 +222,85 @@ def _words_between(word_start: np.ndarray, w: int, a: int, b: int) -> tuple[int,
 
 
 @lean
-def _sentences(out: np.ndarray, at: int, to: int, native: bool, rules: Rules, scratch: Scratch) -> int:
+def _sentences(text: np.ndarray, at: int, to: int, native: bool, rules: Rules, scratch: Scratch) -> int:
     """Sentences of the line, or -1 where the scratch is too small."""
     if native:
-        return _plain_sentences(out, at, to, rules)
+        return _plain_sentences(text, at, to, scratch.first, rules)
     tokens = scratch.tokens
-    n = tokenize(tokens, 0, out, at, to, rules, scratch.chunk, scratch.raw, scratch.joins, True)
+    n = tokenize(tokens, 0, text, at, to, rules, scratch.chunk, scratch.raw, scratch.joins, True)
     if n < 0 or n > tokens.start.size:
         return -1
-    return _token_sentences(out, tokens, n, rules)
+    return _token_sentences(text, tokens, n, rules)
 
 
-@kernel
-def scan_lines(
+@lean
+def _has(data: np.ndarray, a: int, b: int, byte: int) -> bool:
+    every = np.uint64(np.uint64(byte) * np.uint64(0x0101010101010101))
+    while a + 8 <= b:
+        x = np.uint64(word64(data, a) ^ every)
+        if np.uint64(np.uint64(x - np.uint64(0x0101010101010101)) & ~x) & np.uint64(0x8080808080808080):
+            return True
+        a += 8
+    while a < b:
+        if data[a] == byte:
+            return True
+        a += 1
+    return False
+
+
+@lean
+def _note(counts: np.ndarray, doc: int, wrong: int) -> bool:
+    """Count what is wrong with a line; whether it stays."""
+    if wrong:
+        for bit in (LOREM, CURLY, LONG_WORD, UNTERMINATED, FEW_WORDS, SCRIPT, POLICY):
+            counts[bit, doc] += wrong >> bit & 1
+    return not wrong & ~((1 << LOREM) | (1 << CURLY))
+
+
+@lean
+def judge_lines(
+    data: np.ndarray,
+    lines: tuple[np.ndarray, np.ndarray, np.ndarray],
+    codes: np.ndarray,
+    line: LineRules,
+    phrases: Phrases,
+    word_start: np.ndarray,
+    marks: Marks,
+    rules: Rules,
+    scratch: Scratch,
+    out: np.ndarray,
+    counts: np.ndarray,
+) -> None:
+    """Fill the int64 [COUNTS, D] `counts` of native rules without making the edited text.
+
+    `lines`: first [D + 1], start and end of the batch's lines; `word_start`: its words; `out` uint8: room for the
+    longest line, which only those with a citation mark are copied to.
+    """
+    first, starts, ends = lines
+    w = 0
+    for doc in range(first.size - 1):
+        code = codes[doc]
+        for i in range(first[doc], first[doc + 1]):
+            a, b = strip(data, starts[i], ends[i], rules)
+            if a == b:
+                continue
+            counts[LINES, doc] += 1
+            words, w = _words_between(word_start, w, a, b)
+            longest = 0
+            if b - a > line.max_word_chars[code]:
+                _, longest = _runs(data, a, b, rules)
+            text = data
+            if line.citations[code] and _has(data, a, b, 91):
+                b = copy_line(data, a, b, out, 0, True, marks, rules)
+                text, a, b = out, 0, _close(out, 0, b, rules)
+            wrong = _judge_line(text, a, b, words, longest, code, line, phrases, marks.closers, rules)
+            if _note(counts, doc, wrong):
+                counts[SENTENCES, doc] += _plain_sentences(text, a, b, scratch.first, rules)
+                counts[KEPT, doc] += 1
+
+
+@lean
+def edit_lines(
     data: np.ndarray,
     offsets: np.ndarray,
     codes: np.ndarray,
@@ -351,14 +313,13 @@ def scan_lines(
     scratch: Scratch,
     out: np.ndarray,
     out_offsets: np.ndarray,
-) -> np.ndarray:
-    """int64 [COUNTS + 1, D]: the counts named above, and code points left; `out`, `out_offsets` get the
-    edited text.
+    counts: np.ndarray,
+) -> bool:
+    """Fill the int64 [COUNTS + 1, D] `counts` (the last row: code points left); `out`, `out_offsets` get the
+    edited text. False where the scratch is too small.
 
-    `word_start` int64: UAX #29 words of the batch (native). Returns an empty array where the scratch is too
-    small.
+    `word_start` int64: UAX #29 words of the batch (native).
     """
-    counts = np.zeros((COUNTS + 1, offsets.size - 1), np.int64)
     k = w = 0
     for doc in range(offsets.size - 1):
         start, end = offsets[doc], offsets[doc + 1]
@@ -377,24 +338,22 @@ def scan_lines(
             if native:
                 words, w = _words_between(word_start, w, a, b)
             at = k + (0 if k == begin else 2 if blank and native else 1)
-            to = _copy(data, a, b, out, at, line.citations[code], marks, rules)
+            to = copy_line(data, a, b, out, at, line.citations[code], marks, rules)
             if native:
                 to = _close(out, at, to, rules)
             wrong = _judge_line(out, at, to, words, longest, code, line, phrases, marks.closers, rules)
-            for bit in (LOREM, CURLY, LONG_WORD, UNTERMINATED, FEW_WORDS, SCRIPT, POLICY):
-                counts[bit, doc] += wrong >> bit & 1
-            if wrong & ~((1 << LOREM) | (1 << CURLY)):
+            if not _note(counts, doc, wrong):
                 continue
             sentences = _sentences(out, at, to, native, rules, scratch)
             if sentences < 0:
-                return np.zeros((0, 0), np.int64)
+                return False
             counts[SENTENCES, doc] += sentences
             counts[KEPT, doc] += 1
-            out[k:at] = 10
+            for p in range(k, at):
+                out[p] = 10
             k = to
             blank = False
         k = _close(out, begin, k, rules)
         out_offsets[doc + 1] = k
-        for p in range(begin, k):
-            counts[COUNTS, doc] += (out[p] & 0xC0) != 0x80
-    return counts
+        counts[COUNTS, doc] = count_points(out, begin, k)
+    return True

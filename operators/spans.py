@@ -71,7 +71,7 @@ def count_points(data: np.ndarray, p: int, end: int) -> int:
     while p < end:
         points -= np.int64((data[p] & 0xC0) == 0x80)
         p += 1
-    return points
+    return int(points)
 
 
 @lean

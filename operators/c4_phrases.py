@@ -1,0 +1,179 @@
+"""Phrases, brackets and citation marks that C4 looks for in a line."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+
+from .datatrove_tables import DIGIT, Rules, class_of, decode
+from .kernel import lean
+from .text_scan import code_points
+
+LINES, KEPT, SENTENCES, LOREM, CURLY, LONG_WORD, UNTERMINATED, FEW_WORDS, SCRIPT, POLICY = range(10)
+COUNTS = 10
+
+# Phrases of a line that is about the page and not of it. English: C4's (Raffel et al. 2020; the list of its
+# code). Korean: notices of copyright, privacy and terms under Korean news, shops and forums.
+POLICY_PHRASES: dict[str, tuple[str, ...]] = {
+    "en": (
+        "terms of use",
+        "privacy policy",
+        "cookie policy",
+        "uses cookies",
+        "use of cookies",
+        "use cookies",
+    ),
+    "ko": (
+        *("무단전재", "무단 전재", "재배포 금지", "재배포금지", "저작권자 ⓒ", "저작권자ⓒ", "저작권자 ©"),
+        *("저작권자©", "저작권자(c)", "개인정보처리방침", "개인정보 처리방침", "개인정보취급방침"),
+        *("개인정보 취급방침", "이용약관", "청소년보호정책", "청소년 보호정책", "이메일무단수집거부"),
+        *("이메일 무단수집 거부", "쿠키 정책", "쿠키를 사용합니다", "사업자등록번호", "통신판매업신고"),
+        *("all rights reserved", "privacy policy", "terms of use"),
+    ),
+}
+CITATIONS = ("[edit]", "[citation needed]")
+ANY = -1
+
+
+class Phrases(NamedTuple):
+    """Phrases as bytes `data[start[i]:start[i + 1]]`, what they mean, in which language's list they are
+    (ANY: all).
+
+    `begins` uint32 [2048]: a bit for each pair of bytes (the second one higher) that a phrase or a curly bracket
+    begins with, in any case; `filter` uint64 [1024]: bit i is set where phrase i may begin, by three bytes.
+    """
+
+    data: np.ndarray
+    start: np.ndarray
+    meaning: np.ndarray
+    language: np.ndarray
+    begins: np.ndarray
+    filter: np.ndarray
+
+
+class Marks(NamedTuple):
+    """`closers` uint32: closing quotes and brackets (none: C4 to the letter); citation marks as bytes and
+    starts.
+    """
+
+    closers: np.ndarray
+    citations: np.ndarray
+    start: np.ndarray
+
+
+@cache
+def phrases_of(languages: tuple[str, ...]) -> Phrases:
+    """The phrases for documents whose language is an index into `languages`; at most 64 of them."""
+    entries = [("lorem ipsum", LOREM, ANY), ("javascript", SCRIPT, ANY)]
+    for language in sorted({name for name in languages if name in POLICY_PHRASES}):
+        for place in [i for i, name in enumerate(languages) if name == language][:1]:
+            entries += [(phrase, POLICY, place) for phrase in POLICY_PHRASES[language]]
+    encoded = [phrase.encode() for phrase, _, _ in entries]
+    bits = np.zeros(1024, np.uint64)
+    for place, phrase in enumerate(encoded):
+        bits[(phrase[0] ^ (phrase[1] << 3) ^ (phrase[2] << 5)) & 1023] |= np.uint64(1 << place)
+    begins = np.zeros(65536, bool)
+    begins[ord("{") :: 256] = True
+    for phrase in encoded:
+        for first in {phrase[0], phrase[:1].upper()[0]}:
+            for second in {phrase[1], phrase[1:2].upper()[0]}:
+                begins[second << 8 | first] = True
+    return Phrases(
+        np.frombuffer(b"".join(encoded), np.uint8),
+        np.cumsum([0, *(len(phrase) for phrase in encoded)]),
+        np.array([meaning for _, meaning, _ in entries]),
+        np.array([language for _, _, language in entries]),
+        np.packbits(begins, bitorder="little").view("<u4").astype(np.uint32),
+        bits,
+    )
+
+
+def marks_of(closers: str) -> Marks:
+    encoded = [mark.encode() for mark in CITATIONS]
+    starts = np.cumsum([0, *(len(mark) for mark in encoded)])
+    return Marks(code_points(closers), np.frombuffer(b"".join(encoded), np.uint8), starts)
+
+
+@lean
+def _lower(b: int) -> np.int64:
+    return np.int64(b + 32) if 65 <= b <= 90 else np.int64(b)
+
+
+@lean
+def _phrases_at(text: np.ndarray, p: int, b: int, phrases: Phrases, code: int) -> int:
+    """Bit m is set if a phrase of meaning m begins at `p`; letters of ASCII in any case."""
+    found = 0
+    key = _lower(text[p]) ^ (_lower(text[p + 1]) << 3) ^ (_lower(text[p + 2]) << 5)
+    bits = phrases.filter[key & 1023]
+    place = 0
+    while bits:
+        if bits & np.uint64(1) and (phrases.language[place] == ANY or phrases.language[place] == code):
+            i, size = phrases.start[place], phrases.start[place + 1] - phrases.start[place]
+            k = 0
+            while k < size and p + k < b and _lower(text[p + k]) == phrases.data[i + k]:
+                k += 1
+            if k == size:
+                found |= 1 << phrases.meaning[place]
+        bits = np.uint64(bits >> np.uint64(1))
+        place += 1
+    return found
+
+
+@lean
+def find_phrases(text: np.ndarray, a: int, b: int, phrases: Phrases, code: int) -> int:
+    """Bit m is set if a phrase of meaning m, or a curly bracket (bit CURLY), lies in [a, b)."""
+    found = 0
+    begins = phrases.begins
+    for p in range(a, b - 1):
+        pair = np.uint32(text[p]) | (np.uint32(text[p + 1]) << np.uint32(8))
+        if (begins[pair >> np.uint32(5)] >> (pair & np.uint32(31))) & np.uint32(1):
+            if text[p] == 123:
+                found |= 1 << CURLY
+            if p + 3 <= b:
+                found |= _phrases_at(text, p, b, phrases, code)
+    if b > a and text[b - 1] == 123:
+        found |= 1 << CURLY
+    return found
+
+
+@lean
+def _citation(data: np.ndarray, p: int, end: int, marks: Marks, rules: Rules) -> int:
+    """Bytes of the citation mark at `p`: `[12]`, `[]`, `[edit]`, `[citation needed]`; 0 where there is
+    none.
+    """
+    for m in range(marks.start.size - 1):
+        size = marks.start[m + 1] - marks.start[m]
+        k = 0
+        while k < size and p + k < end and data[p + k] == marks.citations[marks.start[m] + k]:
+            k += 1
+        if k == size:
+            return k
+    q = p + 1
+    while q < end:
+        cp, length = decode(data, q)
+        if cp == 93:
+            return q + 1 - p
+        if not class_of(rules, cp) & DIGIT:
+            return 0
+        q += length
+    return 0
+
+
+@lean
+def copy_line(
+    data: np.ndarray, a: int, b: int, out: np.ndarray, k: int, cite: bool, marks: Marks, rules: Rules
+) -> int:
+    """Append [a, b) to `out`, with `cite` without citation marks."""
+    p = a
+    while p < b:
+        if cite and data[p] == 91:
+            size = _citation(data, p, b, marks, rules)
+            if size:
+                p += size
+                continue
+        out[k] = data[p]
+        k += 1
+        p += 1
+    return k

@@ -1,0 +1,30 @@
+"""Tests of this folder import `train_rows`, which the processes of torchrun do too; one thread for torch."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def text_rows(tmp_path_factory):
+    from train_rows import make_rows
+
+    return make_rows(tmp_path_factory.mktemp("text") / "tokens")
+
+
+@pytest.fixture(scope="session")
+def sft_rows(tmp_path_factory):
+    from train_rows import make_rows
+
+    return make_rows(tmp_path_factory.mktemp("sft") / "tokens", kind="sft")

@@ -1,0 +1,173 @@
+"""What is wrong is told before anything loads, or with what to do about it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from train_rows import LLAMA, make_rows, recipe
+from typer.testing import CliRunner
+
+from malmoi.pipeline.errors import ChangedError, MalmoiError, RecipeError, ResourceError
+from malmoi.training import loop
+from malmoi.training.plan import make_plan
+from malmoi.training.ray_entry import run_local, run_on_ray
+
+
+@pytest.fixture
+def nothing_loads(monkeypatch):
+    def fail(*_args, **_given):
+        raise AssertionError("a model was built")
+
+    monkeypatch.setattr(loop, "build_model", fail)
+
+
+@pytest.mark.usefixtures("nothing_loads")
+def test_a_gpu_that_is_not_there(text_rows, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    given = recipe(text_rows, tmp_path, workers={"gpus_per_worker": 1})
+    for run in (run_local, run_on_ray):
+        with pytest.raises(ResourceError, match="gpus_per_worker=1, but torch finds no CUDA device"):
+            run(given)
+
+
+@pytest.mark.usefixtures("nothing_loads")
+@pytest.mark.parametrize("damage", ["content", "size", "missing"])
+def test_shards_that_changed(damage, tmp_path):
+    rows = Path(make_rows(tmp_path / "rows"))
+    shard = rows / "tokens-00001.parquet"
+    content = shard.read_bytes()
+    if damage == "content":
+        shard.write_bytes(content[:-20] + bytes([content[-20] ^ 1]) + content[-19:])
+    elif damage == "size":
+        shard.write_bytes(content + b"x")
+    else:
+        shard.unlink()
+    with pytest.raises(ChangedError, match=r"tokens-00001.parquet: .*\ntokenize again"):
+        run_local(recipe(str(rows), tmp_path / "out"))
+
+
+@pytest.mark.usefixtures("nothing_loads")
+def test_another_tokenizer(text_rows, tmp_path):
+    (tmp_path / "tokenizer.json").write_text("another")
+    with pytest.raises(ChangedError, match="not the one that made these rows"):
+        run_local(recipe(text_rows, tmp_path / "a", data={"path": text_rows, "tokenizer": str(tmp_path)}))
+    (tmp_path / "tokenizer.json").write_text("tiny")
+    make_plan(recipe(text_rows, tmp_path / "b", data={"path": text_rows, "tokenizer": str(tmp_path)}))
+    with pytest.raises(RecipeError, match=r"data\.tokenizer is a tokenizer.json or its folder"):
+        run_local(recipe(text_rows, tmp_path / "c", data={"path": text_rows, "tokenizer": "/nowhere"}))
+
+
+@pytest.fixture
+def saved(text_rows, tmp_path):
+    run_local(recipe(text_rows, tmp_path / "base", steps=1))
+    return tmp_path / "base" / "model"
+
+
+def from_path(rows, place, tmp_path):
+    return recipe(rows, tmp_path / "out", model={"path": str(place), "dtype": "float32"})
+
+
+def test_model_folders(saved, text_rows, tmp_path, monkeypatch):
+    def fail(*_args, **_given):
+        raise AssertionError("a model was built")
+
+    monkeypatch.setattr(loop, "build_model", fail)
+    (saved / "tokenizer.json").write_text("another")
+    with pytest.raises(ChangedError, match="not the one that made these rows"):
+        run_local(from_path(text_rows, saved, tmp_path))
+    (saved / "tokenizer.json").unlink()
+    config = json.loads((saved / "config.json").read_text())
+    for key, value, want in (
+        ("vocab_size", 64, "has 64 token embeddings, but the rows hold ids up to 95"),
+        ("max_position_embeddings", 16, "has 16 positions, the rows have 24"),
+    ):
+        (saved / "config.json").write_text(json.dumps({**config, key: value}))
+        with pytest.raises(RecipeError, match=want):
+            run_local(from_path(text_rows, saved, tmp_path))
+    (saved / "config.json").write_text(json.dumps(config))
+    (saved / "model.safetensors").unlink()
+    with pytest.raises(RecipeError, match="no weights"):
+        run_local(from_path(text_rows, saved, tmp_path))
+    shutil.rmtree(saved)
+    with pytest.raises(RecipeError, match="no such folder"):
+        run_local(from_path(text_rows, saved, tmp_path))
+
+
+@pytest.mark.usefixtures("nothing_loads")
+@pytest.mark.parametrize(
+    ("changes", "want"),
+    [
+        ({"model": {"config": {**LLAMA, "vocab_size": 90}}}, "has 90 token embeddings"),
+        ({"model": {"config": {**LLAMA, "max_positions": 20}}}, "max_positions=20, but the rows have 24"),
+        ({"data": {"path": "/nowhere"}}, "no finished rows; run malmoi tokenize"),
+    ],
+)
+def test_sizes_and_rows(changes, want, text_rows, tmp_path):
+    with pytest.raises(MalmoiError, match=want):
+        run_local(recipe(text_rows, tmp_path, **changes))
+
+
+@pytest.mark.usefixtures("nothing_loads")
+@pytest.mark.parametrize(
+    ("changes", "want"),
+    [
+        ({"model": {"config": LLAMA, "attention": "sdpa"}}, "would see each other with model.attention=sdpa"),
+        ({"method": {"kind": "prompt"}}, "stand before the first only; tokenize with one example a row"),
+    ],
+)
+def test_examples_that_would_see_each_other(changes, want, sft_rows, tmp_path):
+    with pytest.raises(RecipeError, match=want):
+        run_local(recipe(sft_rows, tmp_path, **changes))
+
+
+def test_attention_is_chosen_by_the_rows(text_rows, sft_rows, tmp_path):
+    assert make_plan(recipe(text_rows, tmp_path)).recipe.model.attention == "sdpa"
+    assert make_plan(recipe(sft_rows, tmp_path)).recipe.model.attention == "packed"
+    on_gpu = {"workers": {"gpus_per_worker": 1}, "model": {"config": LLAMA}}
+    assert make_plan(recipe(sft_rows, tmp_path, **on_gpu)).recipe.model.attention == "varlen"
+
+
+@pytest.mark.parametrize("what", ["loss", "norm"])
+def test_a_loss_that_is_not_finite_stops_the_run(what, text_rows, tmp_path, monkeypatch):
+    real = loop.train_step
+
+    def broken(trainer, step):
+        loss, norm = real(trainer, step)
+        bad = torch.tensor(float("nan"))
+        return (loss, norm) if step != 9 else ((bad, norm) if what == "loss" else (loss, bad))
+
+    monkeypatch.setattr(loop, "train_step", broken)
+    with pytest.raises(MalmoiError, match=r"step 10: .* last good checkpoint is .*step-00000008\."):
+        run_local(recipe(text_rows, tmp_path, log={"every_steps": 6}))
+
+
+def test_out_of_memory_names_the_knobs(text_rows, tmp_path, monkeypatch):
+    def full(*_args):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(loop, "train_step", full)
+    with pytest.raises(
+        ResourceError,
+        match=r"lower batch.rows_per_device \(now 3; .*activation_checkpointing: true.* more workers",
+    ):
+        run_local(recipe(text_rows, tmp_path))
+
+
+def test_the_command(text_rows, tmp_path, monkeypatch):
+    import yaml
+
+    from malmoi.pipeline import cli
+
+    cli._add_commands()
+    monkeypatch.chdir(tmp_path)
+    given = recipe(text_rows, tmp_path / "out", steps=2).model_dump(mode="json", exclude_defaults=True)
+    Path("recipe.yaml").write_text(yaml.safe_dump(given), encoding="utf-8")
+    done = CliRunner().invoke(cli.app, ["train", "recipe.yaml", "--local"], catch_exceptions=False)
+    assert done.exit_code == 0
+    assert "done: 2 steps" in done.output
+    assert (tmp_path / "out/model/model.safetensors").exists()

@@ -80,3 +80,22 @@ def recipe(tokens: str, output: Path, **changes) -> TrainRecipe:
         "log": {"every_steps": 1},
     }
     return TrainRecipe.model_validate({**given, **changes})
+
+
+# Runs that test_two_processes makes with one process and with two, by the folder that they are in.
+CASES = {
+    "full": lambda folder: {"data": {"path": str(folder / "rows"), "holdout": 0.2, "evaluate_every": 6}},
+    "uneven": lambda folder: {"batch": {"rows": 5, "rows_per_device": 2}},
+    "stopped": lambda folder: {"batch": {"rows": 5}},
+    "bfloat16": lambda folder: {"model": {"config": QWEN3}, "activation_checkpointing": True},
+    "replicas": lambda folder: {"model": {"config": LLAMA}, "workers": {"sharding": "ddp"}},
+    "lora": lambda folder: {
+        "model": {"path": str(folder / "base"), "dtype": "float32"},
+        "method": {"kind": "lora"},
+    },
+    "qlora": lambda folder: {
+        "model": {"path": str(folder / "base")},
+        "method": {"kind": "qlora"},
+        "optimizer": {"lr": 1e-2, "name": "paged_adamw_8bit"},
+    },
+}

@@ -2,7 +2,11 @@
 
 A job reads and writes its own files; only its descriptor and its counts travel. It is committed by a record
 `stages/<stage>/<job>.commit.json` (counts, files with size and hash) that is renamed into place last. A job
-with a valid record is not run again; a record whose file is missing or has another size does not count.
+with a valid record is not run again; a record whose file is missing or holds other bytes does not count: what an
+earlier call left is read once and hashed when a run goes on.
+
+A job is marked while it runs (`watch.begin`). Where a mark is found that no error explains, the attempt before
+ended with its process, and a job that has a second, careful way takes that.
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -24,8 +29,13 @@ import pyarrow as pa
 
 from . import cluster, errors, watch
 from .errors import MalmoiError, ResourceError
+from .poison import limited
 from .recipe import Run
 from .storage import Folder
+from .written import is_there
+
+# Of files that an earlier call left: hashed in this process (2 GB/s) rather than by workers.
+CHECK_HERE_BYTES = 4 * 1024**3
 
 Counts = dict[str, Any]
 Work = Callable[[Folder, Any], Counts]
@@ -36,7 +46,9 @@ EngineKind = Literal["ray", "local"]
 class Job:
     """One unit of work: `work(folder, payload)` returns its counts, with written files under `files`.
 
-    `plan`: the key of the plan that it belongs to; a record of another plan's job does not count.
+    `plan`: the key of the plan that it belongs to; a record of another plan's job does not count. `careful`:
+    the same work for a second attempt, after one that ended with its process. `limit_s`: a worker process that
+    gives no sign of life (`poison.alive`) for so long is ended; only with `careful`.
     """
 
     stage: str
@@ -44,33 +56,37 @@ class Job:
     work: Work
     payload: Any = field(compare=False)
     plan: str = ""
+    careful: Work | None = field(default=None, compare=False)
+    limit_s: float | None = None
 
     @property
     def record(self) -> str:
         return f"stages/{self.stage}/{self.name}.commit.json"
 
 
-def committed(folder: Folder, job: Job) -> Counts | None:
-    """The counts of a job that is done, else None."""
+def committed(folder: Folder, job: Job, *, deep: bool = True) -> Counts | None:
+    """The counts of a job that is done, else None. `deep`: its files are read and their hashes compared."""
     if not folder.exists(job.record):
         return None
     try:
         counts: Counts = json.loads(folder.read_bytes(job.record))
         whole = counts["plan"] == job.plan
-        whole = whole and all(
-            folder.exists(name) and folder.size(name) == size for name, size, _ in counts["files"]
-        )
+        whole = whole and all(is_there(folder, *file, deep=deep) for file in counts["files"])
     except (ValueError, KeyError, TypeError):
         return None
     return counts if whole else None
 
 
-def execute(folder: Folder, job: Job) -> Counts:
-    """Run one job and commit it."""
+def execute(folder: Folder, job: Job, *, limit: bool = False) -> Counts:
+    """Run one job and commit it. `limit`: `job.limit_s` holds, so this process may end."""
     attempt = watch.begin(folder, job.stage, job.name, job.plan)
     started = time.perf_counter()
     try:
-        counts = dict(job.work(folder, job.payload))
+        if attempt.after_death and job.careful is not None:
+            counts = dict(job.careful(folder, job.payload))
+        else:
+            with limited(job.limit_s if limit and job.careful is not None else None):
+                counts = dict(job.work(folder, job.payload))
         counts.setdefault("files", [])
         counts["plan"] = job.plan
         counts["where"] = attempt.where
@@ -83,13 +99,20 @@ def execute(folder: Folder, job: Job) -> Counts:
     return counts
 
 
+def attend(folder: Folder, job: Job) -> Counts:
+    """The counts of a job that is done, with `earlier` set; else run it."""
+    counts = committed(folder, job)
+    return execute(folder, job, limit=True) if counts is None else {**counts, "earlier": True}
+
+
 def _execute_row(table: pa.Table) -> pa.Table:
-    """The Ray Data side of `execute`: a row holds a pickled (folder, job), the result a JSON answer."""
+    """The Ray Data side: a row holds a pickled (folder, job, to check), the result a JSON answer."""
     answers = []
     for raw in table.column("job").to_pylist():  # one job a block: no loop over documents
-        folder, job = pickle.loads(raw)
+        folder, job, check = pickle.loads(raw)
         try:
-            answer = {"name": job.name, "counts": execute(folder, job)}
+            counts = attend(folder, job) if check else execute(folder, job, limit=True)
+            answer = {"name": job.name, "counts": counts}
         except MalmoiError as error:
             answer = {"name": job.name, "error": [type(error).__name__, str(error)]}
         except MemoryError:
@@ -171,7 +194,9 @@ def wait_for_cpu(seconds: float = 60.0, run: Run | None = None) -> None:
         time.sleep(0.5)
 
 
-def _on_ray(folder: Folder, jobs: list[Job], num_cpus: int, run: Run) -> Iterator[tuple[str, Counts]]:
+def _on_ray(
+    folder: Folder, jobs: list[Job], num_cpus: int, run: Run, check: frozenset[str]
+) -> Iterator[tuple[str, Counts]]:
     """Answers as they come; a job that crashes its worker is tried three times, then stops the run."""
     import ray
     from ray.data import DataContext, TaskPoolStrategy
@@ -183,7 +208,9 @@ def _on_ray(folder: Folder, jobs: list[Job], num_cpus: int, run: Run) -> Iterato
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    rows = [{"job": ray.cloudpickle.dumps((folder, job))} for job in jobs]  # also what a notebook defines
+    rows = [  # cloudpickle: also what a notebook defines
+        {"job": ray.cloudpickle.dumps((folder, job, job.name in check))} for job in jobs
+    ]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # max_retries has no other spelling yet in Ray 2.60
         answers = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
@@ -224,19 +251,34 @@ def run_jobs(
     `run`: where on a cluster the jobs may run.
     """
     jobs = list(jobs)
-    done: dict[str, Counts] = {}
-    for job in jobs:
-        counts = committed(folder, job)
-        if counts is not None:
-            done[job.name] = counts
-            tick({**counts, "earlier": True})
+    done, check = _done(folder, jobs, on_workers=engine == "ray")
+    for counts in done.values():
+        tick({**counts, "earlier": True})
     rest = [job for job in jobs if job.name not in done]
     if rest:
         here = ((job.name, execute(folder, job)) for job in rest)
-        for name, counts in here if engine == "local" else _on_ray(folder, rest, num_cpus, run or Run()):
-            done[name] = counts
+        for name, counts in (
+            here if engine == "local" else _on_ray(folder, rest, num_cpus, run or Run(), check)
+        ):
             tick(counts)
+            counts.pop("earlier", None)
+            done[name] = counts
     missing = [job.name for job in jobs if job.name not in done]
     if missing:
         raise MalmoiError(f"{jobs[0].stage}: Ray returned no answer for {', '.join(missing[:5])}")
     return [done[job.name] for job in jobs]
+
+
+def _done(folder: Folder, jobs: list[Job], *, on_workers: bool) -> tuple[dict[str, Counts], frozenset[str]]:
+    """The counts of the jobs that are done, in the jobs' order, and the names of those whose files are to be
+    hashed by workers, being too many bytes for this process."""
+    found = {job.name: (job, committed(folder, job, deep=False)) for job in jobs}
+    there = {name: (job, counts) for name, (job, counts) in found.items() if counts is not None}
+    size = sum(size for _, counts in there.values() for _, size, _ in counts["files"])
+    if on_workers and size > CHECK_HERE_BYTES:
+        return {}, frozenset(there)
+    with ThreadPoolExecutor(usable_cpus()) as pool:
+        checked = pool.map(lambda job: committed(folder, job), [job for job, _ in there.values()])
+        return {
+            name: counts for name, counts in zip(there, checked, strict=True) if counts is not None
+        }, frozenset()

@@ -35,6 +35,7 @@ from malmoi.operators.minhash import MinHash
 
 from .errors import MalmoiError
 from .parquet_out import RowGroupWriter
+from .poison import Poison, without
 from .recipe import Run, Source
 from .records import QUARANTINE, Batch
 from .sources import Part, read_part
@@ -92,6 +93,7 @@ class FilterPart:
     keys: KeySpec
     run: Run
     max_record_bytes: int
+    poison: tuple[Poison, ...] = ()
 
 
 def documents_schema(extras: pa.Schema, steps: tuple[Operator, ...]) -> pa.Schema:
@@ -257,7 +259,7 @@ def filter_part(folder: Folder, work: FilterPart) -> dict[str, Any]:
 
 
 def _batches(work: FilterPart) -> Iterator[Batch]:
-    return read_part(
+    batches = read_part(
         work.part,
         work.source,
         work.source_extras,
@@ -266,3 +268,4 @@ def _batches(work: FilterPart) -> Iterator[Batch]:
         batch_bytes=work.run.batch_bytes,
         max_record_bytes=work.max_record_bytes,
     )
+    return without(batches, work.poison)

@@ -108,6 +108,8 @@ class Run(Strict):
 
     `resources`, `label`: where jobs run, as Ray's custom resources (held by each job beside its CPU) and label
     selectors. `shared_filesystem`: local paths are mounted on every node. `wait_for_nodes`: seconds.
+    `batch_timeout_s`: a worker that judges one batch for longer is ended and its records are tried apart, each
+    for at most `record_timeout_s`.
     """
 
     num_cpus: int | None = Field(default=None, ge=1)
@@ -117,6 +119,8 @@ class Run(Strict):
     wait_for_nodes: float = Field(default=0.0, ge=0.0)
     batch_rows: int = Field(default=4096, ge=1)
     batch_bytes: int = Field(default=32 * 1024**2, ge=1)
+    batch_timeout_s: float = Field(default=600.0, gt=0.0)
+    record_timeout_s: float = Field(default=60.0, gt=0.0)
 
 
 class Recipe(Strict):

@@ -18,6 +18,7 @@ from malmoi import operators
 
 from . import decide
 from .card import write_card
+from .careful import filter_carefully
 from .cluster import check_shared
 from .config import load_recipe
 from .dropped import write_dropped
@@ -150,7 +151,11 @@ def run_plan(plan: Plan, *, console: Console, engine: EngineKind = "ray", summar
 def _stages(session: Session) -> Manifest:
     plan, folder = session.plan, session.folder
     parts = range(plan.num_parts)
-    jobs = [Job(FILTER, part_name(i), filter_part, work) for i, work in enumerate(plan.jobs())]
+    limit = plan.recipe.run.batch_timeout_s
+    jobs = [
+        Job(FILTER, part_name(i), filter_part, work, careful=filter_carefully, limit_s=limit)
+        for i, work in enumerate(plan.jobs())
+    ]
     filtered = session.run(FILTER, jobs)
     begin, counted = time.perf_counter(), session.seconds.get("total", 0.0)
     if session.log is not None:

@@ -151,7 +151,10 @@ def logged(folder: Folder, plan: str, name: str) -> Iterator[RunLog]:
 
 @dataclass(frozen=True)
 class Attempt:
-    """A job at work in this process: since when (Unix time), and the how manieth try it is."""
+    """A job at work in this process: since when (Unix time), and the how manieth try it is.
+
+    `after_death`: the try before ended with its process, and not with an error.
+    """
 
     folder: Folder
     marker: str
@@ -160,6 +163,7 @@ class Attempt:
     name: str
     began: float
     number: int
+    after_death: bool = False
 
     @property
     def where(self) -> list[Any]:
@@ -173,20 +177,28 @@ class Attempt:
 
     def failed(self) -> None:
         metrics.count_job(self.plan, self.stage, None)
+        _mark(self, error=True)
 
 
 def begin(folder: Folder, stage: str, name: str, plan: str) -> Attempt:
     """Mark a job as being worked on; a mark that is there already is of an attempt that came to nothing."""
-    marker, number = f"stages/{stage}/{name}{RUNNING}", 1
+    marker, number, died = f"stages/{stage}/{name}{RUNNING}", 1, False
     with suppress(Exception):
         if folder.exists(marker):
             held = json.loads(folder.read_bytes(marker))
-            number = int(held["attempt"]) + 1 if held["plan"] == plan else 1
-    now = time.time()
-    life = {"t": now, "host": socket.gethostname(), "pid": os.getpid(), "attempt": number, "plan": plan}
+            if held["plan"] == plan:
+                number, died = int(held["attempt"]) + 1, not held.get("error", False)
+    attempt = Attempt(folder, marker, plan, stage, name, time.time(), number, died)
+    _mark(attempt, error=False)
+    return attempt
+
+
+def _mark(attempt: Attempt, *, error: bool) -> None:
+    life = {"t": attempt.began, "host": socket.gethostname(), "pid": os.getpid(), "attempt": attempt.number}
     with suppress(Exception):
-        folder.write_bytes(marker, json.dumps(life).encode())
-    return Attempt(folder, marker, plan, stage, name, now, number)
+        attempt.folder.write_bytes(
+            attempt.marker, json.dumps({**life, "plan": attempt.plan, "error": error}).encode()
+        )
 
 
 def clean_marks(folder: Folder, stages: tuple[str, ...]) -> None:

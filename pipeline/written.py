@@ -23,3 +23,11 @@ def hash_file(folder: Folder, name: str) -> FileRecord:
             state.update(block)
             size += len(block)
     return name, size, state.hexdigest()
+
+
+def is_there(folder: Folder, name: str, size: int, digest: str, *, deep: bool) -> bool:
+    """Whether a recorded file is there in its size; `deep`: and holds the recorded bytes, which are read."""
+    try:
+        return folder.size(name) == size and (not deep or hash_file(folder, name)[2] == digest)
+    except FileNotFoundError:
+        return False

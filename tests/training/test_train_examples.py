@@ -1,0 +1,44 @@
+"""The training recipes that come with the project, and those in docs/methods.md, hold."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from malmoi.training.methods import MERGEABLE
+from malmoi.training.recipe import METHOD_KEYS, PROMPT_KINDS, MethodSettings, TrainRecipe, read_recipe
+
+ROOT = Path(__file__).resolve().parents[2]
+RECIPES = sorted(x for x in (ROOT / "examples" / "recipes").glob("*.yaml") if "train" in x.stem)
+PAGE = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
+
+
+def test_there_is_one_of_each_main_method():
+    assert {"train_full", "train_lora", "train_qlora"} <= {x.stem for x in RECIPES}
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda x: x.name)
+def test_recipes_hold(path):
+    recipe = read_recipe(path)
+    assert recipe.name == path.stem
+    assert path.read_text(encoding="utf-8").startswith(f"# malmoi train examples/recipes/{path.name}")
+    if recipe.name.startswith("train_"):
+        assert recipe.method.kind == recipe.name.removeprefix("train_")
+
+
+def test_every_method_is_described_and_its_snippet_holds():
+    blocks = [yaml.safe_load(x) for x in re.findall(r"^```yaml\n(.*?)^```", PAGE, re.M | re.S)]
+    assert {MethodSettings.model_validate(x["method"]).kind for x in blocks} == set(METHOD_KEYS)
+    for block in blocks:
+        run = {"name": "x", "output": "x", "data": {"path": "x"}, "model": {"path": "x"}, "steps": 1}
+        TrainRecipe.model_validate({**run, **block})
+
+
+def test_the_table_agrees_with_the_code():
+    rows = re.findall(r"^\| `(\w+)` \|.*\| (\w+)[^|]* \| (\w+) \|$", PAGE, re.M)
+    assert {kind for kind, _, _ in rows} == set(METHOD_KEYS)
+    assert {kind for kind, merges, _ in rows if merges == "yes"} == set(MERGEABLE)
+    assert {kind for kind, _, several in rows if several == "no"} == set(PROMPT_KINDS)

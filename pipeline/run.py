@@ -49,12 +49,16 @@ REPORT = "report.json"
 
 @dataclass
 class Session:
-    """What the stages of one run share: where it writes, how jobs are run, what was timed."""
+    """What the stages of one run share: where it writes, how jobs are run, what was timed.
+
+    `still_ours`: raises BusyError once another process holds the folder.
+    """
 
     plan: Plan
     folder: Folder
     console: Console
     engine: EngineKind
+    still_ours: Callable[[], None]
     num_cpus: int = 1
     started: bool = False
     seconds: dict[str, float] = field(default_factory=dict)
@@ -95,7 +99,12 @@ class Session:
         if self.log is not None:
             tick = self.log.ticker(stage, len(jobs), tick)
         run = self.plan.recipe.run
-        return run_jobs(self.folder, jobs, engine=self.engine, num_cpus=self.num_cpus, tick=tick, run=run)
+
+        def checked(counts: Counts) -> None:
+            self.still_ours()
+            tick(counts)
+
+        return run_jobs(self.folder, jobs, engine=self.engine, num_cpus=self.num_cpus, tick=checked, run=run)
 
 
 def _compiled() -> bool:
@@ -128,7 +137,7 @@ def run_plan(plan: Plan, *, console: Console, engine: EngineKind = "ray", summar
     recipe or input, and what a stage raises; finished parts stay and the next call goes on from them.
     """
     folder = Folder(plan.recipe.output, plan.recipe.output_options)
-    with only_run(folder):
+    with only_run(folder) as still_ours:
         _same_plan(folder, plan, but="libraries" if folder.exists(MANIFEST) else "")
         done = _finished(folder, console)
         if done is not None:
@@ -140,7 +149,7 @@ def run_plan(plan: Plan, *, console: Console, engine: EngineKind = "ray", summar
         _same_plan(folder, plan)
         folder.clean_temps()
         with logged(folder, plan.key, plan.recipe.name) as log:
-            session = Session(plan, folder, console, engine, seconds=_report(folder), log=log)
+            session = Session(plan, folder, console, engine, still_ours, seconds=_report(folder), log=log)
             manifest = _stages(session)
         _clean(folder)
         if summary:

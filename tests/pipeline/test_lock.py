@@ -1,0 +1,189 @@
+"""One run at a time in a folder: on a disk, behind S3, after a holder that died, and when two want it at once."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from dataclasses import replace
+
+import pytest
+
+from malmoi.pipeline import lease
+from malmoi.pipeline.errors import BusyError
+from malmoi.pipeline.lock import only_run
+from malmoi.pipeline.storage import Folder
+
+moto_server = pytest.importorskip("moto.server")
+s3fs = pytest.importorskip("s3fs")
+
+
+@pytest.fixture(scope="module")
+def options():
+    server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    options = {"key": "test", "secret": "test", "client_kwargs": {"endpoint_url": f"http://{host}:{port}"}}
+    s3fs.S3FileSystem(**options).mkdir("locks")
+    yield options
+    server.stop()
+
+
+@pytest.fixture(params=["s3", "memory", "no flock"])
+def folder(request, tmp_path, options, monkeypatch):
+    """A folder that cannot be locked by the kernel; beats are quick."""
+    monkeypatch.setattr(lease, "BEAT_S", 0.2)
+    monkeypatch.setattr(lease, "STALE_S", 1.5)
+    monkeypatch.setattr(lease, "SETTLE_S", 0.2)
+    if request.param == "s3":
+        return Folder(f"s3://locks/{tmp_path.name}", options)
+    if request.param == "memory":
+        return Folder(f"memory://{tmp_path.name}")
+
+    def refuse(*_):
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    return Folder(str(tmp_path / "run"))
+
+
+def elsewhere(holder):
+    """The same holder, as of a machine that this one cannot look into."""
+    return replace(holder, host="far", machine="far", run="far")
+
+
+def test_second_is_refused_and_told_by_whom(folder):
+    with (
+        only_run(folder),
+        pytest.raises(BusyError, match=rf"process {os.getpid()} on .* is running here"),
+        only_run(folder),
+    ):
+        pass
+    assert not folder.exists(lease.FILE), "the lock is gone with its holder"
+    with only_run(folder) as check:
+        check()
+
+
+def test_a_live_holder_elsewhere_is_waited_for_and_believed(folder):
+    """Its clock is an hour behind: it lives because its lock changes."""
+    far = elsewhere(lease._me())
+    stop = threading.Event()
+
+    def beat():
+        number = 0
+        while not stop.wait(0.2):
+            number += 1
+            folder.write_bytes(lease.FILE, replace(far, beat=number, time=time.time() - 3600).to_json())
+
+    folder.write_bytes(lease.FILE, far.to_json())
+    thread = threading.Thread(target=beat)
+    thread.start()
+    try:
+        with pytest.raises(BusyError, match="on far is running here"), only_run(folder):
+            pass
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_a_dead_holder_elsewhere_is_taken_over_when_stale(folder):
+    folder.write_bytes(lease.FILE, replace(elsewhere(lease._me()), time=time.time() - 3600).to_json())
+    begin = time.monotonic()
+    with only_run(folder):
+        assert time.monotonic() - begin >= 1.5
+        assert lease.read(folder).pid == os.getpid()
+
+
+def test_a_fresh_lock_is_not_waited_for(folder):
+    folder.write_bytes(lease.FILE, replace(elsewhere(lease._me()), time=time.time()).to_json())
+    begin = time.monotonic()
+    with pytest.raises(BusyError), only_run(folder):
+        pass
+    assert time.monotonic() - begin < 1.0
+
+
+@pytest.mark.parametrize("change", ["gone", "another process with its number"])
+def test_a_dead_holder_on_this_machine_is_taken_over_at_once(folder, change):
+    me = lease._me()
+    gone = replace(me, pid=2**22 + 1) if change == "gone" else replace(me, started="1")
+    folder.write_bytes(lease.FILE, replace(gone, time=time.time()).to_json())
+    begin = time.monotonic()
+    with only_run(folder):
+        assert time.monotonic() - begin < 1.2
+
+
+def ask_until(check, deadline):
+    while time.monotonic() < deadline:
+        time.sleep(0.05)
+        check()
+
+
+def test_a_lock_that_is_lost_stops_its_holder(folder):
+    with only_run(folder) as check:
+        check()
+        folder.write_bytes(lease.FILE, replace(elsewhere(lease._me()), time=time.time()).to_json())
+        with pytest.raises(BusyError, match="on far"):
+            ask_until(check, time.monotonic() + 5)
+    assert lease.read(folder).run == "far", "another's lock is not removed"
+
+
+def test_a_lock_that_cannot_be_read(folder):
+    folder.write_bytes(lease.FILE, b"{torn")
+    with only_run(folder):
+        pass
+
+
+def test_one_of_many_gets_a_stale_lock(folder):
+    """All see the same dead holder; at most one goes on, and no two at the same time."""
+    folder.write_bytes(lease.FILE, replace(lease._me(), pid=2**22 + 1).to_json())
+    inside, most, won = [0], [0], [0]
+    start, count = threading.Barrier(4), threading.Lock()
+
+    def enter():
+        start.wait()
+        try:
+            with only_run(folder):
+                with count:
+                    inside[0] += 1
+                    won[0] += 1
+                    most[0] = max(most[0], inside[0])
+                time.sleep(1.0)
+                with count:
+                    inside[0] -= 1
+        except BusyError:
+            pass
+
+    threads = [threading.Thread(target=enter) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert won[0] >= 1
+    assert most[0] == 1
+
+
+HOLD = textwrap.dedent("""
+    import sys, time
+    from malmoi.pipeline.lock import only_run
+    from malmoi.pipeline.storage import Folder
+    with only_run(Folder(sys.argv[1])):
+        print("held", flush=True)
+        time.sleep(60)
+""")
+
+
+def test_a_killed_process_leaves_no_lock_on_a_disk(tmp_path):
+    url = str(tmp_path / "run")
+    process = subprocess.Popen([sys.executable, "-c", HOLD, url], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "held\n"
+    with pytest.raises(BusyError, match=f"process {process.pid} on"), only_run(Folder(url)):
+        pass
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    with only_run(Folder(url)):
+        pass

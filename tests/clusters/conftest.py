@@ -232,6 +232,7 @@ class Noting:
 
     folder: str = ""
     seconds: float = SECONDS
+    held: bool = False
     needs: ClassVar[tuple[str, ...]] = ("id",)
     adds: ClassVar[pa.Schema] = pa.schema([("noting.one", pa.float64())])
 
@@ -239,6 +240,8 @@ class Noting:
         node = ray.get_runtime_context().get_node_id() if ray.is_initialized() else "here"
         place = Path(self.folder, f"{table['id'][0].as_py()}-{node[:12]}-{os.getpid()}")
         place.write_text(malmoi.operators.__file__)
+        while self.held and not Path(self.folder, "go").exists():
+            time.sleep(0.1)
         time.sleep(self.seconds)
         return with_columns(table, [("noting.one", pa.array([1.0] * len(table), pa.float64()))])
 '''
@@ -254,12 +257,13 @@ class Noted:
 
     def nodes(self) -> set[str]:
         """First characters of the ids of the nodes that worked."""
-        return {note.name.split("-")[1] for note in self.notes.iterdir()}
+        return {note.name.split("-")[1] for note in self.notes.glob("*-*")}
 
-    def wait(self, count: int, seconds: float = 90.0) -> None:
+    def wait(self, check: Callable[[set[str]], bool], seconds: float = 120.0) -> None:
+        """Until `check` is true of the nodes that have worked."""
         deadline = time.monotonic() + seconds
-        while len(list(self.notes.iterdir())) < count:
-            assert time.monotonic() < deadline, f"{len(list(self.notes.iterdir()))} of {count} notes"
+        while not check(self.nodes()):
+            assert time.monotonic() < deadline, f"notes: {sorted(x.name for x in self.notes.iterdir())}"
             time.sleep(0.1)
 
 
@@ -267,7 +271,7 @@ class Noted:
 def noted(tmp_path: Path) -> Callable[..., Noted]:
     """`noted(parts, seconds, **recipe)`: the recipe, and its rule as a module beside it that imports another."""
 
-    def make(parts: int, seconds: float = 0.1, **more: Any) -> Noted:
+    def make(parts: int, seconds: float = 0.1, held: bool = False, **more: Any) -> Noted:
         for name in ("in", "notes"):
             (tmp_path / name).mkdir()
         (tmp_path / "noting_rule.py").write_text(RULE)
@@ -275,7 +279,7 @@ def noted(tmp_path: Path) -> Callable[..., Noted]:
         for part in range(parts):
             record = {"id": f"n{part}", "text": f"text number {part}", "fill": "x" * 500}
             (tmp_path / f"in/{part}.jsonl").write_text(json.dumps(record))
-        step = {"noting_rule:Noting": {"folder": str(tmp_path / "notes"), "seconds": seconds}}
+        step = {"noting_rule:Noting": {"folder": str(tmp_path / "notes"), "seconds": seconds, "held": held}}
         content = {
             "name": "noted", "output": "run", "sources": [{"name": "s", "path": "in", "id": "id"}],
             "part_bytes": 600, "steps": [step], "dedup": {"fuzzy": {"enabled": False}}, **more,

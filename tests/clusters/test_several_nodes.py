@@ -131,17 +131,19 @@ def test_the_same_bytes_as_on_one_node(three, malmoi, noted, store, tmp_path):
     assert len(manifest.corpus) > 2
 
 
-def test_a_node_lost_and_one_that_joins_late(three, malmoi, noted, store, tmp_path):
-    made = noted(24, seconds=1.0)
+def test_a_node_lost_and_one_that_joins_late(three, malmoi, noted, store, tmp_path, monkeypatch):
+    made = noted(10, held=True)
     fs = to_store(made.recipe, store)
     fs.put(f"{made.folder}/in/", "here/in/", recursive=True)
     lost = three.id("one")
     process = malmoi("run", made.recipe, RAY_ADDRESS=three.address, PYTHONPATH=".")
-    made.wait(4)
+    made.wait(lambda seen: len(seen) == 3)
     three.start("late")
-    while lost not in made.nodes():
-        made.wait(len(list(made.notes.iterdir())) + 1)
-    three.kill("one")
+    late = three.id("late")
+    made.wait(lambda seen: late in seen)
+    three.kill("one")  # in the middle of a part
+    (made.notes / "go").touch()
     finish(process)
-    assert {lost, three.id("late")} <= made.nodes()
+    assert {lost, late} <= made.nodes()
+    monkeypatch.syspath_prepend(made.folder)
     same_as_here(made.recipe, store, tmp_path / "here")

@@ -69,7 +69,7 @@ def test_stopped(bare, malmoi, noted, how):
         PYTHONPATH=str(made.folder),
         PYTHONUNBUFFERED="1",
     )
-    made.wait(2)
+    made.wait(lambda seen: bool(seen))
     if how == "ctrl-c":
         process.send_signal(signal.SIGINT)
     else:

@@ -10,11 +10,10 @@ from .errors import MalmoiError
 
 def wanted(package: str, what: str) -> Any:
     """The module; MalmoiError with the command that installs it where it is missing. `what` needs it."""
+    top = package.partition(".")[0]
     try:
         return importlib.import_module(package)
     except ModuleNotFoundError as error:
-        if error.name and error.name != package.partition(".")[0]:
+        if (error.name or top).partition(".")[0] != top:
             raise  # it is there, and broken
-        raise MalmoiError(
-            f"{what} needs {package.partition('.')[0]}: pip install 'malmoi[notebook]'"
-        ) from error
+        raise MalmoiError(f"{what} needs {top}: pip install 'malmoi[notebook]'") from error

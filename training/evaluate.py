@@ -31,6 +31,7 @@ from .evaluate_model import (
     folder_hash,
     load,
     load_tokenizer,
+    model_hash,
     tokenizer_file,
 )
 from .evaluate_view import print_report
@@ -212,7 +213,7 @@ def describe(place: Place, tokenizer: Tokenizer) -> dict[str, Any]:
     found: dict[str, Any] = {
         "path": place.given,
         "kind": place.kind,
-        "hash": folder_hash(place.folder),
+        "hash": model_hash(place),
         "tokenizer_sha256": tokenizer.sha256,
         "dtype": place.dtype,
     }

@@ -23,7 +23,7 @@ from .bottleneck import FILE as BOTTLENECK
 from .bottleneck import with_bottlenecks
 from .outcome import RECORD
 from .recipe import PROMPT_KINDS
-from .trained import Trained, load_trained, open_trained
+from .trained import Trained, load_trained, local_part, open_trained
 
 REPORT = "evaluation.json"
 TOKENIZER = "tokenizer.json"
@@ -184,6 +184,13 @@ def folder_hash(folder: str) -> str:
                 state.update(block)
         digest.update(f"{name}\0{state.hexdigest()}\n".encode())
     return digest.hexdigest()[:32]
+
+
+def model_hash(place: Place) -> str:
+    if place.kind != "run":
+        return folder_hash(place.folder)
+    with local_part(open_trained(place.folder)) as folder:
+        return folder_hash(str(folder))
 
 
 @dataclass(frozen=True)

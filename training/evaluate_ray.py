@@ -67,9 +67,10 @@ class RayPool:
 
         have = ray.cluster_resources()
         cpus, gpus = have.get("CPU", 0.0), have.get("GPU", 0.0)
-        if self.workers * _CPUS > cpus or self.workers * self.gpus > gpus:
+        need_cpus, need_gpus = self.workers * _CPUS, self.workers * self.gpus
+        if need_cpus >= cpus or need_gpus > gpus:
             raise ResourceError(
-                f"{self.workers} workers need {self.workers * _CPUS:g} CPUs and {self.workers * self.gpus:g} GPUs, "
+                f"{self.workers} workers need more than {need_cpus:g} CPUs and {need_gpus:g} GPUs, "
                 f"the cluster has {cpus:g} and {gpus:g}; lower --workers"
             )
         blocks = _blocks(things, self.workers * 4)

@@ -75,6 +75,42 @@ def submit(
 
 
 @app.command()
+def tokenize(
+    inputs: Annotated[
+        list[str],
+        typer.Argument(metavar="RUN_OR_FILES...", help="a finished run, or JSONL and Parquet files"),
+    ],
+    tokenizer: Annotated[str, typer.Option(help="a tokenizer.json, or a folder with one")],
+    out: Annotated[
+        str | None, typer.Option(help="folder of the rows; of a run by default RUN/tokens")
+    ] = None,
+    seq_len: Annotated[int, typer.Option(help="tokens of a row")] = 2048,
+    template: Annotated[
+        str | None, typer.Option(help="of examples: korean, alpaca, chatml, or chat for the tokenizer's own")
+    ] = None,
+    column: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=COLUMN", help="where the template's NAME is in the files"),
+    ] = None,
+    packing: Annotated[str | None, typer.Option(help="concat; of examples best_fit, none")] = None,
+    tail: Annotated[str, typer.Option(help="what is left of a shard: drop, pad")] = "drop",
+    long: Annotated[str, typer.Option(help="examples longer than a row: drop, cut")] = "drop",
+    append_eos: Annotated[bool, typer.Option("--eos/--no-eos", help="end documents with eos")] = True,
+    bos: Annotated[bool, typer.Option("--bos", help="begin documents with bos")] = False,
+    eos_token: Annotated[str | None, typer.Option(help="where the tokenizer names none")] = None,
+    num_cpus: Annotated[int | None, typer.Option(help="CPUs to use; else all")] = None,
+) -> None:
+    """Turn a run's corpus, or files, into rows of token ids to train on. The same command goes on after a stop."""
+    from .tokenize import tokenize_command
+
+    settings = {
+        "tokenizer": tokenizer, "seq_len": seq_len, "template": template, "packing": packing, "tail": tail,
+        "long": long, "append_eos": append_eos, "bos": bos, "eos": eos_token,
+    }  # fmt: skip
+    tokenize_command(inputs, settings, column or [], out, num_cpus, console=make_console())
+
+
+@app.command()
 def plan(recipe: RecipePath, overrides: Overrides = None) -> None:
     """Check a recipe and its inputs without reading text; print stages, parts, columns, memory."""
     from .plan_view import print_plan

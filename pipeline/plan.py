@@ -26,6 +26,7 @@ from .filtering import FilterPart, KeySpec, documents_schema
 from .identity import identity_of, libraries, plain
 from .recipe import Recipe, Source
 from .sources import Part, split_parts
+from .token_settings import check_settings, prompts_of
 
 FORMAT = 1
 
@@ -115,7 +116,8 @@ class Plan:
     @cached_property
     def identity(self) -> dict[str, Any]:
         """All that decides the output; two runs with the same identity give the same bytes. Made once."""
-        recipe = self.recipe.model_dump(mode="json", exclude={"run", "output", "output_options"})
+        apart = {"run", "output", "output_options", "tokenize"}  # the rows of tokens have a plan of their own
+        recipe = self.recipe.model_dump(mode="json", exclude=apart)
         for source in recipe["sources"]:
             source.pop("storage_options", None)
         return {
@@ -207,6 +209,13 @@ def make_plan(recipe: Recipe, base: str = ".", name: str = "recipe") -> Plan:
     keys = KeySpec(minhash_of(recipe), recipe.dedup.exact.enabled, recipe.mixture.by, quality)
     for step in steps:
         _load_models(step, name)
+    if recipe.tokenize is not None:
+        check_settings(recipe.tokenize, name)
+        for column in prompts_of(recipe.tokenize)[2]:
+            if column not in there:
+                raise RecipeError(
+                    f"{name}: tokenize: no column {column!r}{did_you_mean(column, list(there))}"
+                )
     return Plan(recipe, base, steps, tuple(sources), extras, keys)
 
 

@@ -103,6 +103,51 @@ class Write(Strict):
     signals: bool = False
 
 
+class TemplateSegment(Strict):
+    """A piece of a prompt template; see `malmoi.operators.templates.Segment`."""
+
+    text: str = Field(min_length=1)
+    trained: bool = False
+    when: str = ""
+    unless: str = ""
+
+    # A prompt's white space at its ends is meant.
+    model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=False)
+
+
+class Tokenize(Strict):
+    """Rows of token ids from the corpus or from examples; not part of the identity of the run before it.
+
+    `tokenizer`: a tokenizer.json or a folder with one; `eos`: its token, where it names none. Without `template`
+    plain text: documents one after the other (`concat`), each followed by eos and, with `bos`, after bos; the
+    last row of a shard, which is not full, is dropped or padded (`tail`). With `template` (`korean`, `alpaca`,
+    `chatml`, `chat` for the tokenizer's own, or segments) examples with labels on the answers: whole examples
+    in rows by `best_fit`, or a row each (`none`); those longer than a row are dropped or cut (`long`).
+    `columns`: what the template, or text, calls a column: the column's name in the files. `part_bytes`: of
+    files other than a run's shards, which are one job each.
+    """
+
+    tokenizer: str = Field(min_length=1)
+    seq_len: int = Field(default=2048, ge=2, lt=2**24)
+    eos: str | None = None
+    append_eos: bool = True
+    bos: bool = False
+    packing: Literal["concat", "best_fit", "none"] | None = None
+    tail: Literal["drop", "pad"] = "drop"
+    template: str | tuple[TemplateSegment, ...] | None = None
+    columns: dict[str, str] = Field(default_factory=dict)
+    long: Literal["drop", "cut"] = "drop"
+    part_bytes: int = Field(default=64 * 1024**2, ge=1)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Tokenize:
+        known = ("concat",) if self.template is None else ("best_fit", "none")
+        if self.packing is not None and self.packing not in known:
+            kind = "plain text" if self.template is None else "a template"
+            raise ValueError(f"packing: {self.packing} is not for {kind}; there: {', '.join(known)}")
+        return self
+
+
 class Run(Strict):
     """How to execute; never part of the run's identity.
 
@@ -135,6 +180,7 @@ class Recipe(Strict):
     dedup: Dedup = Dedup()
     mixture: Mixture = Mixture()
     write: Write = Write()
+    tokenize: Tokenize | None = None
     run: Run = Run()
     _folder: str = PrivateAttr(default=".")
 

@@ -40,6 +40,8 @@ from .scatter import scatter
 from .shards import corpus_schema, measure_part, plan_shards
 from .spread import diversity
 from .storage import Folder
+from .tokenize import FOLDER as TOKENS
+from .tokenize import plan_tokens, tokenize
 from .watch import RunLog, clean_marks, logged
 from .written import part_name
 
@@ -131,11 +133,31 @@ def run_recipe(recipe: Recipe, base: str = ".", *, console: Console | None = Non
 
 
 def run_plan(plan: Plan, *, console: Console, engine: EngineKind = "ray", summary: bool = True) -> Manifest:
-    """Run a plan in its output folder; returns at once if that is done already. `summary`: print the figures.
+    """Run a plan in its output folder, and tokenize the corpus into <output>/tokens where the recipe asks for it.
+
+    What is done already is not done again. `summary`: print the figures.
 
     Raises BusyError where another run holds the folder, ChangedError where the folder holds a run of another
     recipe or input, and what a stage raises; finished parts stay and the next call goes on from them.
     """
+    manifest = _corpus(plan, console, engine, summary)
+    recipe = plan.recipe
+    if recipe.tokenize is not None:
+        output = Folder(recipe.output).join(TOKENS)
+        rows = plan_tokens(
+            recipe.tokenize,
+            [recipe.output],
+            output,
+            options=recipe.output_options,
+            output_options=recipe.output_options,
+            one_thread=engine == "ray",
+        )
+        console.print()
+        tokenize(rows, console=console, engine=engine, run=recipe.run)
+    return manifest
+
+
+def _corpus(plan: Plan, console: Console, engine: EngineKind, summary: bool) -> Manifest:
     folder = Folder(plan.recipe.output, plan.recipe.output_options)
     with only_run(folder) as still_ours:
         _same_plan(folder, plan, but="libraries" if folder.exists(MANIFEST) else "")

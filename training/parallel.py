@@ -53,9 +53,7 @@ def _device(use_gpu: bool) -> torch.device:
             "workers.gpus_per_worker=1, but this machine has no CUDA device that torch can use; set it to 0 "
             "to train on CPUs"
         )
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
-    torch.cuda.set_device(device)
-    return device
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
 
 
 def start(recipe: TrainRecipe, device: torch.device | None = None) -> Parallel:
@@ -64,6 +62,8 @@ def start(recipe: TrainRecipe, device: torch.device | None = None) -> Parallel:
     A single process that needs a mesh gets a group of its own without a network.
     """
     device = _device(recipe.workers.gpus_per_worker > 0) if device is None else device
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     backend = "nccl" if device.type == "cuda" else "gloo"
     if not dist.is_initialized() and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         dist.init_process_group(backend)

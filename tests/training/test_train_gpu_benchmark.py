@@ -26,7 +26,7 @@ def test_self_check(method, benchmark, capsys):
     rows = benchmark.main(["--self-check", "--method", method])
     assert len(rows) == 8
     assert all(row.tokens_per_second > 0 and math.isfinite(row.loss) for row in rows)
-    assert capsys.readouterr().out.count(f"| {method} |") == 8
+    assert capsys.readouterr().out.count(f"\n| {method} |") == 8
 
 
 def test_without_a_gpu_it_says_so(benchmark, monkeypatch):

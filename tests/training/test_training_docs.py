@@ -1,0 +1,40 @@
+"""docs/training.md agrees with the recipe's models, and its recipe holds."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import yaml
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
+
+from malmoi.training.recipe import TrainRecipe
+
+TEXT = (Path(__file__).resolve().parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
+
+
+def expected(model, prefix=""):
+    keys = {}
+    for name, field in model.model_fields.items():
+        kinds = [field.annotation, *getattr(field.annotation, "__args__", ())]
+        below = [x for x in kinds if isinstance(x, type) and issubclass(x, BaseModel)]
+        if below:
+            keys |= expected(below[0], f"{prefix}{name}.")
+            continue
+        default = field.default_factory() if field.default_factory else field.default
+        default = list(default) if isinstance(default, tuple) else default
+        keys[prefix + name] = "required" if default is PydanticUndefined else f"`{json.dumps(default)}`"
+    return keys
+
+
+def test_keys_and_defaults():
+    written = dict(re.findall(r"^\| `([\w.]+)` \| ([^|]+?) \|", TEXT, re.MULTILINE))
+    want = {key: value for key, value in expected(TrainRecipe).items() if not key.startswith("method.")}
+    assert written == want
+
+
+def test_the_recipe_holds():
+    [block] = re.findall(r"^```yaml\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
+    assert TrainRecipe.model_validate(yaml.safe_load(block)).workers.range == (1, 4)

@@ -101,10 +101,12 @@ class TaskSettings(Strict):
 class Tasks(Strict):
     """tasks.yaml."""
 
-    tasks: tuple[TaskSettings, ...] = Field(min_length=1)
+    tasks: tuple[TaskSettings, ...]
 
     @model_validator(mode="after")
     def _unique(self) -> Tasks:
+        if not self.tasks:
+            raise ValueError("no task in it")
         names = [task.name for task in self.tasks]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:

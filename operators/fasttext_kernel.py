@@ -132,10 +132,8 @@ def _best_leaf(
 
 
 @lean
-def _best_output(
-    hidden: np.ndarray, outputs: np.ndarray, softmax: bool, values: np.ndarray
-) -> tuple[int, float]:
-    """The label of the largest output; softmax, else the sigmoid of each by fastText's table of 512."""
+def _best_softmax(hidden: np.ndarray, outputs: np.ndarray, values: np.ndarray) -> tuple[int, float]:
+    """The label of the largest output and its softmax."""
     best = 0
     for label in range(len(outputs)):
         dot = np.float32(0.0)
@@ -144,18 +142,33 @@ def _best_output(
         values[label] = dot
         if dot > values[best]:
             best = label
-    if softmax:
-        total = np.float32(0.0)
-        for label in range(len(outputs)):
-            total += np.exp(np.float32(values[label] - values[best]))
-        return best, float(np.float32(1.0) / total) + 1e-5
-    x = values[best]
-    if x < -8:
+    total = np.float32(0.0)
+    for label in range(len(outputs)):
+        total += np.exp(np.float32(values[label] - values[best]))
+    return best, float(np.float32(1.0) / total) + 1e-5
+
+
+@lean
+def _best_sigmoid(hidden: np.ndarray, outputs: np.ndarray) -> tuple[int, float]:
+    """The label of the largest sigmoid by fastText's table of 512 steps; of equal ones the last, as in its heap."""
+    best, most = -1, -1
+    for label in range(len(outputs)):
+        dot = np.float32(0.0)
+        for d in range(len(hidden)):
+            dot += outputs[label, d] * hidden[d]
+        if dot < -8:
+            step = 0
+        elif dot > 8:
+            step = 514
+        else:
+            step = int(np.float32(dot + 8) * 512 / 8 / 2) + 1
+        if step >= most:
+            best, most = label, step
+    if most == 0:
         return best, 1e-5
-    if x > 8:
+    if most == 514:
         return best, 1.0 + 1e-5
-    step = int((x + 8) * 512 / 16)
-    return best, 1.0 / (1.0 + math.exp(-(step * 16 / 512 - 8))) + 1e-5
+    return best, 1.0 / (1.0 + math.exp(-((most - 1) * 16 / 512 - 8))) + 1e-5
 
 
 @inline
@@ -346,8 +359,10 @@ def _predict(
             vector[d] *= scale
         if t.loss == HIERARCHICAL:
             best, score = _best_leaf(vector, t.outputs, t.left, t.right, stack, values)
+        elif t.loss == SOFTMAX:
+            best, score = _best_softmax(vector, t.outputs, values)
         else:
-            best, score = _best_output(vector, t.outputs, t.loss == SOFTMAX, values)
+            best, score = _best_sigmoid(vector, t.outputs)
         labels[document], scores[document] = best, score
 
 

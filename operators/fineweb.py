@@ -29,8 +29,8 @@ from .analysis import analyse
 from .contract import Kind, Limit, judge
 from .datatrove_tables import Rules, english_rules
 from .datatrove_words import english_words
-from .kernel import kernel
-from .repeat_scan import Seen, mask_for, new_seen, see
+from .kernel import lean
+from .repeat_scan import Seen, mask_for, new_seen, see, stamp_of, times
 from .text_scan import CLOSERS, code_points, is_terminal, strip, strip_closers
 from .thresholds import ByLanguage, canonical, language_codes, ratio, setting, with_signals
 
@@ -50,7 +50,7 @@ THRESHOLDS = (
 )
 
 
-@kernel
+@lean
 def _scan_lines(
     data: np.ndarray,
     first: np.ndarray,
@@ -62,17 +62,17 @@ def _scan_lines(
     closers: np.ndarray,
     rules: Rules,
     seen: Seen,
-) -> np.ndarray:
-    """int64 [6, D]: lines that are not blank, terminal ones, short ones, chars of repeated ones, of all;
+    counts: np.ndarray,
+) -> None:
+    """Fill int64 [6, D]: lines that are not blank, terminal ones, short ones, chars of repeated ones, of all;
     newlines.
 
     `short` float64 [D]: most code points of a short line.
     """
-    counts = np.zeros((6, first.size - 1), np.int64)
     for doc in range(first.size - 1):
         begin, stop = first[doc], first[doc + 1]
         mask = mask_for(stop - begin)
-        stamp = np.uint32(doc + 1)
+        stamp = stamp_of(doc + 1)
         for i in range(begin, stop):
             counts[4, doc] += chars[i]
             a, b = strip(data, start[i], end[i], rules)
@@ -82,11 +82,9 @@ def _scan_lines(
             last = strip_closers(data, a, b, closers) if closers.size else end[i]
             counts[1, doc] += is_terminal(data, start[i], last, rules)
             counts[2, doc] += chars[i] <= short[doc]
-            slot = see(seen, stamp, mask, hashes[i], 0)
-            if seen.counts[slot] > 1:
+            if times(seen, see(seen, stamp, mask, hashes[i], 0)) > 1:
                 counts[3, doc] += chars[i]
         counts[5, doc] = stop - begin - 1
-    return counts
 
 
 @dataclass(frozen=True)
@@ -144,7 +142,8 @@ class FineWebQuality:
         names, codes = language_codes(table, self.default_language)
         short = np.array([setting(self, name, "short_line_chars") or -1.0 for name in names])[codes]
         lines = batch.lines
-        count, terminal, short_lines, repeated, chars, newlines = _scan_lines(
+        counts = np.zeros((6, batch.num_docs), np.int64)
+        _scan_lines(
             batch.data,
             lines.first,
             lines.start,
@@ -155,7 +154,9 @@ class FineWebQuality:
             code_points(CLOSERS if native else ""),
             english_rules(),
             new_seen(np.diff(lines.first).max(initial=0)),
+            counts,
         )
+        count, terminal, short_lines, repeated, chars, newlines = counts
         words = np.diff(batch.words.first if native else english_words(batch).first)
         signals = [
             count.astype(np.float64),

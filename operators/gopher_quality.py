@@ -32,9 +32,9 @@ from .contract import Kind, Limit, judge
 from .datatrove_joins import Tokens
 from .datatrove_tables import IS_ALPHA, SYMBOL, Rules, class_of, decode, english_rules
 from .datatrove_words import english_words
-from .kernel import kernel
+from .kernel import lean
 from .stop_words import count_stop_words, stop_table
-from .text_scan import BULLETS, code_points, count_symbols, line_shapes
+from .text_scan import BULLETS, code_points, count_symbols, line_shapes, python_line_shapes
 from .thresholds import ByLanguage, base_language, canonical, language_codes, ratio, setting, with_signals
 
 SIGNALS = (
@@ -61,22 +61,21 @@ THRESHOLDS = (
 )
 
 
-@kernel
-def _count_words(first: np.ndarray, chars: np.ndarray, flags: np.ndarray) -> np.ndarray:
-    """int64 [3, D]: words, their code points, words with a letter."""
-    counts = np.zeros((3, first.size - 1), np.int64)
+@lean
+def _count_words(first: np.ndarray, chars: np.ndarray, flags: np.ndarray, counts: np.ndarray) -> None:
+    """Fill int64 [3, D]: words, their code points, words with a letter."""
     for doc in range(first.size - 1):
         counts[0, doc] = first[doc + 1] - first[doc]
         for w in range(first[doc], first[doc + 1]):
             counts[1, doc] += chars[w]
             counts[2, doc] += flags[w] & 1
-    return counts
 
 
-@kernel
-def _count_tokens(data: np.ndarray, first: np.ndarray, tokens: Tokens, rules: Rules) -> np.ndarray:
-    """int64 [3, D]: tokens that are not punctuation only, their code points, tokens with a letter."""
-    counts = np.zeros((3, first.size - 1), np.int64)
+@lean
+def _count_tokens(
+    data: np.ndarray, first: np.ndarray, tokens: Tokens, rules: Rules, counts: np.ndarray
+) -> None:
+    """Fill int64 [3, D]: tokens that are not punctuation only, their code points, tokens with a letter."""
     for doc in range(first.size - 1):
         for w in range(first[doc], first[doc + 1]):
             p = tokens.start[w]
@@ -91,7 +90,6 @@ def _count_tokens(data: np.ndarray, first: np.ndarray, tokens: Tokens, rules: Ru
             counts[0, doc] += word
             counts[1, doc] += tokens.chars[w] if word else 0
             counts[2, doc] += alpha
-    return counts
 
 
 @dataclass(frozen=True)
@@ -119,7 +117,7 @@ class GopherQuality:
     parity: Literal["none", "datatrove"] = "none"
 
     name: ClassVar[str] = "gopher_quality"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     kind: ClassVar[Kind] = "judge"
     reference: ClassVar[str] = "Rae et al. 2021, arXiv 2112.11446, A1.1; parity: datatrove 0.10.1"
 
@@ -161,14 +159,18 @@ class GopherQuality:
 
     def _native(self, batch: TextBatch, names: list[str], codes: np.ndarray) -> list[np.ndarray]:
         words = batch.words
-        count, chars, alphabetic = _count_words(words.first, words.chars, words.flags)
+        counts = np.zeros((3, batch.num_docs), np.int64)
+        _count_words(words.first, words.chars, words.flags, counts)
+        count, chars, alphabetic = counts
         stops = stop_table(tuple(base_language(name) for name in names))
         stop_words = count_stop_words(batch.data, words.first, words.start, words.end, True, codes, stops)
         return _signals(batch, BULLETS, True, (count, chars, count, alphabetic), stop_words)
 
     def _as_datatrove(self, batch: TextBatch) -> list[np.ndarray]:
         first, tokens = english_words(batch)
-        count, chars, alphabetic = _count_tokens(batch.data, first, tokens, english_rules())
+        counts = np.zeros((3, batch.num_docs), np.int64)
+        _count_tokens(batch.data, first, tokens, english_rules(), counts)
+        count, chars, alphabetic = counts
         codes = np.zeros(batch.num_docs, np.int32)
         end = tokens.start + tokens.size
         stop_words = count_stop_words(batch.data, first, tokens.start, end, False, codes, stop_table(("en",)))
@@ -182,10 +184,15 @@ def _signals(
     letter.
     """
     count, chars, total, alphabetic = words
-    lines, bulleted, elliptic = line_shapes(
-        batch.data, batch.offsets, english_rules(), code_points(bullets), native
-    )
-    hashes, ellipses = count_symbols(batch.data, batch.offsets)
+    shapes, symbols = np.zeros((3, batch.num_docs), np.int64), np.zeros((2, batch.num_docs), np.int64)
+    if native:
+        spans = (batch.lines.first, batch.lines.start, batch.lines.end)
+        line_shapes(batch.data, spans, english_rules(), code_points(bullets), shapes)
+    else:
+        python_line_shapes(batch.data, batch.offsets, english_rules(), code_points(bullets), shapes)
+    count_symbols(batch.data, batch.offsets, symbols)
+    lines, bulleted, elliptic = shapes
+    hashes, ellipses = symbols
     return [
         count.astype(np.float64),
         ratio(chars, count),

@@ -118,9 +118,9 @@ def _signals(batch: TextBatch, native: bool) -> list[np.ndarray]:
     signals = [batch.num_chars.astype(np.float64)]
     for pieces, edges in ((batch.paragraphs, False), (batch.lines, not native)):
         seen = new_seen(np.diff(pieces.first).max(initial=0))
-        count, repeated, repeated_chars, chars = count_repeats(
-            pieces.first, pieces.hash, pieces.chars, seen, edges
-        )
+        counts = np.zeros((4, batch.num_docs), np.int64)
+        count_repeats(pieces.first, pieces.hash, pieces.chars, seen, edges, counts)
+        count, repeated, repeated_chars, chars = counts
         signals.append(ratio(repeated, count))
         signals.append(ratio(repeated_chars, chars if native else batch.num_chars))
     ngrams = _ngram_chars(batch, native)
@@ -141,4 +141,6 @@ def _ngram_chars(batch: TextBatch, native: bool) -> np.ndarray:
     longest = int(np.diff(first).max(initial=0)) + LARGEST
     grams = NGrams(np.empty(longest, np.int32), np.empty(longest, np.int32))
     seen = new_seen(longest)
-    return repeated_ngrams(first, hashes, chars, sizes, native, new_prefixes(longest), grams, seen)
+    result = np.zeros((LARGEST, batch.num_docs), np.int64)
+    repeated_ngrams(first, hashes, chars, sizes, native, new_prefixes(longest), grams, seen, result)
+    return result

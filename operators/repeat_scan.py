@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .datatrove_tables import BASE, mix
-from .kernel import kernel, lean
+from .kernel import inline, lean
 
 TOP_SIZES = (2, 3, 4)
 DUPLICATE_SIZES = (5, 6, 7, 8, 9, 10)
@@ -20,23 +20,18 @@ LARGEST = 10
 
 
 class Seen(NamedTuple):
-    """Open addressing by `hash & mask`; a slot belongs to the document if its stamp is the current one."""
+    """Open addressing by `hash & mask`. entries uint64 [size, 2]: the key; stamp << 32 | how often it was seen. A slot
+    belongs to the document if its stamp is the current one. first int32 [size]: where the key was seen first.
+    """
 
-    keys: np.ndarray
-    stamps: np.ndarray
-    counts: np.ndarray
+    entries: np.ndarray
     first: np.ndarray
 
 
 def new_seen(entries: int) -> Seen:
     """Room for `entries` keys at a load of at most one half."""
     size = 1 << max(4, (2 * int(entries)).bit_length())
-    return Seen(
-        np.empty(size, np.uint64),
-        np.zeros(size, np.uint32),
-        np.empty(size, np.int32),
-        np.empty(size, np.int32),
-    )
+    return Seen(np.zeros((size, 2), np.uint64), np.empty(size, np.int32))
 
 
 @lean
@@ -48,46 +43,59 @@ def mask_for(entries: int) -> int:
     return size - 1
 
 
-@lean
-def see(seen: Seen, stamp: np.uint32, mask: int, h: np.uint64, place: int) -> np.int64:
-    """Count key `h`, first seen at `place`; returns its slot."""
+@inline
+def see(seen: Seen, stamp: np.uint64, mask: int, h: np.uint64, place: int) -> np.int64:
+    """Count key `h`, first seen at `place`; returns its slot. `stamp`: larger than any before, shifted up by 32."""
+    entries = seen.entries
     slot = np.int64(mix(h)) & mask
-    while seen.stamps[slot] == stamp:
-        if seen.keys[slot] == h:
-            seen.counts[slot] += 1
-            return slot
+    while True:
+        tag = entries[slot, 1]
+        if tag < stamp:
+            entries[slot, 0], entries[slot, 1] = h, np.uint64(stamp + np.uint64(1))
+            seen.first[slot] = place
+            break
+        if entries[slot, 0] == h:
+            entries[slot, 1] = np.uint64(tag + np.uint64(1))
+            break
         slot = (slot + 1) & mask
-    seen.stamps[slot], seen.keys[slot], seen.counts[slot], seen.first[slot] = stamp, h, 1, place
     return slot
 
 
-@kernel
+@inline
+def times(seen: Seen, slot: np.int64) -> np.int64:
+    """How often the key of the slot was seen."""
+    return np.int64(seen.entries[slot, 1] & np.uint64(0xFFFFFFFF))
+
+
+@inline
+def stamp_of(number: int) -> np.uint64:
+    return np.uint64(np.uint64(number) << np.uint64(32))
+
+
+@lean
 def count_repeats(
-    first: np.ndarray, hashes: np.ndarray, chars: np.ndarray, seen: Seen, edges: bool
-) -> np.ndarray:
-    """int64 [4, D]: pieces, pieces seen before, chars of those, chars of all. Empty pieces do not count.
+    first: np.ndarray, hashes: np.ndarray, chars: np.ndarray, seen: Seen, edges: bool, counts: np.ndarray
+) -> None:
+    """Fill int64 [4, D]: pieces, pieces seen before, chars of those, chars of all. Empty pieces do not count.
 
     With `edges` an empty piece at the very beginning or end counts, as in `re.split("\\n+", text)`.
     """
-    counts = np.zeros((4, first.size - 1), np.int64)
     for doc in range(first.size - 1):
         begin, end = first[doc], first[doc + 1]
         mask = mask_for(end - begin)
-        stamp = np.uint32(doc + 1)
+        stamp = stamp_of(doc + 1)
         for i in range(begin, end):
             if chars[i] == 0:
                 continue
             counts[0, doc] += 1
             counts[3, doc] += chars[i]
-            slot = see(seen, stamp, mask, hashes[i], i - begin)
-            if seen.counts[slot] > 1:
+            if times(seen, see(seen, stamp, mask, hashes[i], i - begin)) > 1:
                 counts[1, doc] += 1
                 counts[2, doc] += chars[i]
         if edges and end > begin:
             empty = int(chars[begin] == 0) + int(end - begin > 1 and chars[end - 1] == 0)
             counts[0, doc] += empty
             counts[1, doc] += int(empty == 2)
-    return counts
 
 
 @lean
@@ -168,40 +176,42 @@ def _count_level(
     n: int,
     concatenated: bool,
     seen: Seen,
-    stamp: np.uint32,
-) -> int:
-    """Count the n-grams at the places; returns how many places still hold one."""
+    stamp: np.uint64,
+) -> tuple[int, int]:
+    """Count the n-grams at the places: how many places still hold one, and how many n-grams came before."""
     power = _power(n)
     mask = mask_for(places)
-    kept = 0
+    kept = repeats = 0
     for k in range(places):
         i = grams.places[k]
         if i + n > words:
             break
         h = _hash_ngram(prefixes, i, n, power, concatenated)
-        grams.slots[k] = see(seen, stamp, mask, h, i)
+        slot = see(seen, stamp, mask, h, i)
+        grams.slots[k] = slot
+        repeats += int(times(seen, slot) > 1)
         kept += 1
-    return kept
+    return kept, repeats
 
 
 @lean
 def _top_chars(
     prefixes: Prefixes, grams: NGrams, places: int, words: int, n: int, seen: Seen, native: bool
-) -> np.int64:
+) -> int:
     """Chars of the most frequent n-gram times its count, the earliest of equals.
 
     datatrove joins words with a space and takes an n-gram that occurs once where none occurs twice.
     """
-    best = -1
+    best, most = np.int64(-1), np.int64(1)
     for k in range(places):
-        slot = grams.slots[k]
-        if seen.counts[slot] > (1 if best < 0 else seen.counts[best]):
-            best = slot
+        slot = np.int64(grams.slots[k])
+        if times(seen, slot) > most:
+            best, most = slot, times(seen, slot)
     if best < 0:
-        return np.int64(0) if native or words < n else np.int64(prefixes.chars[n] + n - 1)
+        return 0 if native or words < n else int(prefixes.chars[n] + n - 1)
     i = seen.first[best]
     length = prefixes.chars[i + n] - prefixes.chars[i]
-    return np.int64(seen.counts[best] * (length if native else length + n - 1))
+    return int(most * (length if native else length + n - 1))
 
 
 @lean
@@ -212,8 +222,8 @@ def _duplicate_chars(prefixes: Prefixes, grams: NGrams, places: int, n: int, see
     """
     total = covered = 0
     for k in range(places):
-        slot, i = grams.slots[k], grams.places[k]
-        if seen.counts[slot] < 2 or (not native and i < covered):
+        slot, i = np.int64(grams.slots[k]), grams.places[k]
+        if times(seen, slot) < 2 or (not native and i < covered):
             continue
         if native and seen.first[slot] == i:
             continue
@@ -225,7 +235,17 @@ def _duplicate_chars(prefixes: Prefixes, grams: NGrams, places: int, n: int, see
     return total
 
 
-@kernel
+@lean
+def _keep_repeated(grams: NGrams, places: int, seen: Seen) -> int:
+    """The places whose n-gram occurs twice; how many."""
+    kept = np.int64(0)
+    for k in range(places):
+        grams.places[kept] = grams.places[k]
+        kept += np.int64(times(seen, np.int64(grams.slots[k])) > 1)
+    return int(kept)
+
+
+@lean
 def repeated_ngrams(
     first: np.ndarray,
     hashes: np.ndarray,
@@ -235,12 +255,12 @@ def repeated_ngrams(
     prefixes: Prefixes,
     grams: NGrams,
     seen: Seen,
-) -> np.ndarray:
-    """int64 [10, D]: row 0 chars of all words, row n - 1 chars of the top n-gram (n 2..4), of duplicates
+    result: np.ndarray,
+) -> None:
+    """Fill int64 [10, D]: row 0 chars of all words, row n - 1 chars of the top n-gram (n 2..4), of duplicates
     (5..10).
     """
-    result = np.zeros((LARGEST, first.size - 1), np.int64)
-    stamp = np.uint32(0)
+    number = 0
     for doc in range(first.size - 1):
         begin, end = first[doc], first[doc + 1]
         words = end - begin
@@ -250,17 +270,15 @@ def repeated_ngrams(
         for i in range(words):
             grams.places[i] = i
         for n in range(2, LARGEST + 1):
-            stamp = np.uint32(stamp + np.uint32(1))
+            number += 1
             concatenated = n > 4 and not native
-            places = _count_level(prefixes, grams, places, words, n, concatenated, seen, stamp)
+            places, repeats = _count_level(
+                prefixes, grams, places, words, n, concatenated, seen, stamp_of(number)
+            )
+            if repeats == 0 and native:
+                break  # no longer n-gram occurs twice either
             if n <= 4:
                 result[n - 1, doc] = _top_chars(prefixes, grams, places, words, n, seen, native)
             else:
                 result[n - 1, doc] = _duplicate_chars(prefixes, grams, places, n, seen, native)
-            kept = 0
-            for k in range(places):
-                if seen.counts[grams.slots[k]] > 1:
-                    grams.places[kept] = grams.places[k]
-                    kept += 1
-            places = kept
-    return result
+            places = _keep_repeated(grams, places, seen)

@@ -11,7 +11,8 @@ from __future__ import annotations
 import numpy as np
 
 from .datatrove_tables import LINE_BREAK, SPACE, TERMINAL, Rules, class_of, decode
-from .kernel import kernel, lean
+from .hashing import word64
+from .kernel import lean
 
 BULLETS = "•-*·‣●○■□▪▫◦・∙"
 CLOSERS = "\"'’”»›」』）)]}〉》】〕＂＇］｝｣"
@@ -93,7 +94,7 @@ def strip_closers(data: np.ndarray, start: int, end: int, closers: np.ndarray) -
     while start < end:
         place = back(data, end)
         cp, _ = decode(data, place)
-        if not _is_one_of(cp, closers):
+        if cp == 46 or 0x61 <= cp <= 0x7A or 0xAC00 <= cp <= 0xD7A3 or not _is_one_of(cp, closers):
             break
         end = place
     return end
@@ -108,38 +109,73 @@ def is_terminal(data: np.ndarray, start: int, end: int, rules: Rules) -> bool:
     return bool(class_of(rules, cp) & TERMINAL != 0)
 
 
-@kernel
-def line_shapes(
-    data: np.ndarray, offsets: np.ndarray, rules: Rules, bullets: np.ndarray, native: bool
-) -> np.ndarray:
-    """int64 [3, D]: lines, lines that begin with a bullet, lines that end in an ellipsis.
+@lean
+def _shape(data: np.ndarray, a: int, b: int, bullets: np.ndarray, counts: np.ndarray, doc: int) -> None:
+    cp, _ = decode(data, a)
+    letter = 0x61 <= cp <= 0x7A or 0x41 <= cp <= 0x5A or 0xAC00 <= cp <= 0xD7A3
+    counts[0, doc] += 1
+    counts[1, doc] += not letter and _is_one_of(cp, bullets)
+    counts[2, doc] += ends_with_ellipsis(data, a, b)
 
-    Native lines end at a newline and blank ones do not count; else lines are those of `str.splitlines`.
+
+@lean
+def line_shapes(
+    data: np.ndarray, lines: tuple[np.ndarray, ...], rules: Rules, bullets: np.ndarray, counts: np.ndarray
+) -> None:
+    """Fill int64 [3, D]: lines that are not blank, those that begin with a bullet, those that end in an ellipsis.
+
+    `lines`: first, start and end of the lines.
     """
-    counts = np.zeros((3, offsets.size - 1), np.int64)
+    first, start, end = lines
+    for doc in range(first.size - 1):
+        for i in range(first[doc], first[doc + 1]):
+            a, b = strip(data, start[i], end[i], rules)
+            if a < b:
+                _shape(data, a, b, bullets, counts, doc)
+
+
+@lean
+def python_line_shapes(
+    data: np.ndarray, offsets: np.ndarray, rules: Rules, bullets: np.ndarray, counts: np.ndarray
+) -> None:
+    """As `line_shapes`, of the lines of `str.splitlines`, blank ones too."""
     for doc in range(offsets.size - 1):
         start, end = offsets[doc], offsets[doc + 1]
         while start < end:
-            stop, following = next_line(data, start, end, rules, native)
+            stop, following = next_line(data, start, end, rules, False)
             a, b = strip(data, start, stop, rules)
             start = following
-            if a == b:
-                counts[0, doc] += 0 if native else 1
-                continue
-            counts[0, doc] += 1
-            cp, _ = decode(data, a)
-            counts[1, doc] += _is_one_of(cp, bullets)
-            counts[2, doc] += ends_with_ellipsis(data, a, b)
-    return counts
+            if a < b:
+                _shape(data, a, b, bullets, counts, doc)
+            else:
+                counts[0, doc] += 1
 
 
-@kernel
-def count_symbols(data: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """int64 [2, D]: number signs; ellipses (three full stops, not overlapping, or the one character)."""
-    counts = np.zeros((2, offsets.size - 1), np.int64)
+@lean
+def _any_of(x: np.uint64, every: np.uint64) -> np.uint64:
+    """Not 0 if one of the eight bytes is the repeated one."""
+    x = np.uint64(x ^ every)
+    return np.uint64(np.uint64(x - np.uint64(0x0101010101010101)) & ~x) & np.uint64(0x8080808080808080)
+
+
+@lean
+def count_symbols(data: np.ndarray, offsets: np.ndarray, counts: np.ndarray) -> None:
+    """Fill int64 [2, D]: number signs; ellipses (three full stops, not overlapping, or the one character)."""
+    stops, signs, tails = (
+        np.uint64(0x2E2E2E2E2E2E2E2E),
+        np.uint64(0x2323232323232323),
+        np.uint64(0xA6A6A6A6A6A6A6A6),
+    )
     for doc in range(offsets.size - 1):
         dots = 0
-        for p in range(offsets[doc], offsets[doc + 1]):
+        p, end = offsets[doc], offsets[doc + 1]
+        while p < end:
+            if p + 8 <= end:
+                x = word64(data, p)
+                if not _any_of(x, stops) | _any_of(x, signs) | _any_of(x, tails):
+                    dots = 0
+                    p += 8
+                    continue
             b = data[p]
             dots = dots + 1 if b == 46 else 0
             if dots == 3:
@@ -149,4 +185,4 @@ def count_symbols(data: np.ndarray, offsets: np.ndarray) -> np.ndarray:
                 counts[0, doc] += 1
             elif b == 0xA6 and p >= 2 and data[p - 1] == 0x80 and data[p - 2] == 0xE2:
                 counts[1, doc] += 1
-    return counts
+            p += 1

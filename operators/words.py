@@ -150,6 +150,19 @@ def _run(
 
 
 @inline
+def _begins_run(data: np.ndarray, p: int, end: int, ascii_kind: np.ndarray) -> tuple[int, int]:
+    """The kind and the bytes of a letter or digit at `p` that `_run` takes; (0, 0) where there is none."""
+    if p >= end:
+        return 0, 0
+    kind = int(ascii_kind[data[p]])
+    if kind:
+        return kind, 1
+    if (data[p] == 0xEB or data[p] == 0xEC) and p + 3 <= end:
+        return LETTER, 3
+    return 0, 0
+
+
+@inline
 def _emit(
     i: int, kinds: int, any_of: int, begin: int, stop: int, points: int, spans: tuple[np.ndarray, ...]
 ) -> int:
@@ -200,8 +213,7 @@ def segment(
 ) -> int:
     """Segments with a bit of `any_of`: how many; more than `spans` has room for are counted, not written.
 
-    data: uint8 [N]; offsets: int64 [documents + 1]; tables: see `tables_of`; first: int64 [documents + 1];
-    spans: start, end int64, chars int32, flags uint8 (see `Spans` in analysis.py).
+    tables: see `tables_of`; first: int64 [documents + 1]; spans: those of analysis.py.
     """
     index, blocks, ascii_kind = tables
     i = 0
@@ -215,9 +227,7 @@ def segment(
                 # Most text is such runs with single spaces between them.
                 q = p
                 p, effective, earlier, kinds, points = _run(data, p, end, effective, kinds, points, tables)
-                if p > q:
-                    before = earlier
-                raw = effective
+                before, raw = earlier if p > q else before, effective
                 if p >= end:
                     break
                 if data[p] == 0x20:
@@ -225,16 +235,15 @@ def segment(
                     start, kinds, points = p, WHITE, 1
                     before, effective, raw, regional = effective, SPACE, SPACE, 0
                     p += 1
-                    if p >= end:
-                        break
-                    b = data[p]
-                    kind = int(ascii_kind[b])
-                    if not any_of & WHITE and (kind or ((b == 0xEB or b == 0xEC) and p + 3 <= end)):
-                        start, kinds, points = p, kind if kind else LETTER, 1
+                    kind, width = _begins_run(data, p, end, ascii_kind)
+                    if width and not any_of & WHITE:
+                        start, kinds, points = p, kind, 1
                         before, effective = SPACE, NUMERIC if kind == NUMBER else ALETTER
                         raw = effective
-                        p += 1 if kind else 3
+                        p += width
                         continue
+                    if p >= end:
+                        break
             point, after = decode_safely(data, p, end)
             entry = int(blocks[index[point >> 8], point & 255])
             c, kind = entry >> 8, entry & 0xFF

@@ -19,6 +19,8 @@ from malmoi.operators.fasttext_kernel import predict_batch
 from malmoi.operators.language import Model, load_model, model_path, predict
 from malmoi.operators.normalise import text_buffers
 
+from .fasttext_models import LOSSES, model_bytes
+
 SAMPLE = Path(__file__).resolve().parents[2] / "examples" / "sample"
 
 
@@ -121,17 +123,44 @@ def patched(position: int, value: int) -> np.ndarray:
     [
         (lambda: patched(0, 1), UnsupportedError),
         (lambda: patched(4, 11), UnsupportedError),
-        (lambda: patched(8 + 4 * 5, 2), UnsupportedError),  # word n-grams
         (lambda: patched(8 + 4 * 7, 1), UnsupportedError),  # not supervised
         (lambda: file_bytes()[:1000], ValueError),
         (lambda: file_bytes()[:-100], ValueError),
         (lambda: file_bytes()[:10], ValueError),
     ],
-    ids=["magic", "version", "word n-grams", "vectors", "torn dictionary", "torn matrix", "torn head"],
+    ids=["magic", "version", "vectors", "torn dictionary", "torn matrix", "torn head"],
 )
 def test_what_the_kernel_cannot_read_is_refused(data, error) -> None:
     with pytest.raises(error):
         read_classifier(data(), "__label__")
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"word_ngrams": 3},
+        {"word_ngrams": 2, "minn": 0, "maxn": 0},
+        {"minn": 0, "maxn": 0},
+        {"minn": 1, "maxn": 3, "dim": 16},
+        {"minn": 3, "maxn": 6, "quantised": True, "pruned": True},
+        {"word_ngrams": 2, "quantised": True, "pruned": True, "dim": 7},
+    ],
+    ids=str,
+)
+def test_every_kind_of_model(loss: str, settings: dict[str, int], tmp_path: Path) -> None:
+    path = tmp_path / "model.bin"
+    path.write_bytes(model_bytes(loss, **settings))
+    model = load_model(str(path))
+    assert model.arrays is not None, model.why_not
+    slow = Model(model.handle, model.labels)
+    texts = [*language._PROBES, *sample("bible.jsonl.zst")[:60], *sample("reviews-ko.jsonl.zst")[:100]]
+    texts += ["", "the of 사전의 </s> the", "</s>", "x __label__en x", "가" * 3000]
+    column = pa.array(texts, pa.large_string())
+    (labels, scores), (own_labels, own_scores) = predict(model, column), predict(slow, column)
+    assert labels.to_pylist() == own_labels.to_pylist()
+    np.testing.assert_allclose(scores, own_scores, atol=1e-4)
 
 
 def test_a_kernel_that_disagrees_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,121 @@
+"""The files of clusters/: accepted by Ray's own schema, whole in themselves, and as the tested versions are."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+CLUSTERS = ROOT / "clusters"
+LAUNCHED = ("local.yaml", "ssh.yaml", "aws.yaml", "gcp.yaml")
+KUBERAY = sorted(path.name for path in (CLUSTERS / "kuberay").glob("*.yaml"))
+
+
+def prepared(config):
+    util = pytest.importorskip("ray.autoscaler._private.util")
+    ready = util.prepare_config(copy.deepcopy(config))
+    util.validate_config(ready)
+    return ready
+
+
+def load(name):
+    return yaml.safe_load((CLUSTERS / name).read_text())
+
+
+def head_of(name):
+    lines = (CLUSTERS / name).read_text().splitlines()
+    end = next(i for i, line in enumerate(lines) if not line.startswith("#"))
+    return "\n".join(lines[:end])
+
+
+@pytest.mark.parametrize("name", LAUNCHED)
+def test_ray_accepts_it(name):
+    ready = prepared(load(name))
+    assert ready["head_start_ray_commands"][-1].count("ray start --head") == 1
+    assert "--dashboard-host=127.0.0.1" in ready["head_start_ray_commands"][-1], "the dashboard runs any code"
+
+
+@pytest.mark.parametrize("name", LAUNCHED)
+def test_a_misspelt_key_is_refused(name):
+    with pytest.raises(Exception, match="setup_comands"):
+        prepared(load(name) | {"setup_comands": []})
+
+
+@pytest.mark.parametrize("name", ["aws.yaml", "gcp.yaml"])
+def test_data_and_training_are_apart(name):
+    config = load(name)
+    kinds = config["available_node_types"]
+    assert kinds["head"]["resources"] == {"CPU": 0}
+    assert "data" in kinds["data"]["resources"]
+    assert "GPU" not in kinds["data"]["resources"]
+    assert "data" not in kinds["train"]["resources"]
+    spot = {kind: "spot" in json.dumps(kinds[kind]["node_config"]).lower() for kind in kinds}
+    assert spot == {"head": False, "data": True, "train": False}
+    assert sum(kind.get("max_workers", 0) for kind in kinds.values()) <= config["max_workers"]
+
+
+@pytest.mark.parametrize("name", [*LAUNCHED, *[f"kuberay/{x}" for x in KUBERAY], "slurm.sh"])
+def test_its_head_says_cost_and_commands(name):
+    head = head_of(name) if name != "slurm.sh" else (CLUSTERS / name).read_text().partition("set -euo")[0]
+    for word in ("Cost", "Needs", "up", "submit", "watch", "down"):
+        assert re.search(rf"^#\s+.*\b{word}\b", head, re.M), word
+    assert not re.search(r"[$€£]\s?\d", head), "a price would be wrong by tomorrow"
+
+
+def groups(document):
+    spec = document["spec"].get("rayClusterSpec", document["spec"])
+    return spec, [spec["headGroupSpec"], *spec["workerGroupSpecs"]]
+
+
+@pytest.mark.parametrize("name", KUBERAY)
+def test_kuberay(name):
+    """What can be said without the cluster: types that a Kubernetes API would refuse, names that lead nowhere."""
+    [document] = yaml.safe_load_all((CLUSTERS / "kuberay" / name).read_text())
+    assert document["apiVersion"] == "ray.io/v1"
+    assert document["kind"] == {"raycluster.yaml": "RayCluster"}.get(name, "RayJob")
+    spec, all_groups = groups(document)
+    [ray] = re.findall(r"^ray==(.+)$", (ROOT / "constraints.txt").read_text(), re.M)
+    assert spec["rayVersion"] == ray
+    for group in all_groups:
+        assert all(isinstance(value, str) for value in group["rayStartParams"].values()), "a map of strings"
+        pod = group["template"]["spec"]
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        volumes = {volume["name"] for volume in pod["volumes"]}
+        for container in pod["containers"]:
+            assert container["resources"]["requests"]["memory"] == container["resources"]["limits"]["memory"]
+            assert {mount["name"] for mount in container["volumeMounts"]} == volumes
+            assert re.fullmatch(r"REGISTRY/malmoi:\d+\.\d+\.\d+(-train)?", container["image"])
+    for group in spec["workerGroupSpecs"]:
+        assert 0 <= group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]
+        if "resources" in group["rayStartParams"]:
+            assert list(json.loads(json.loads(group["rayStartParams"]["resources"]))) == ["data"]
+            assert group["groupName"] == "data"
+
+
+def test_kuberay_jobs_run_commands_that_there_are():
+    done = {
+        x: load(f"kuberay/rayjob-{x}.yaml")["spec"]["entrypoint"].split()[:2] for x in ("curate", "train")
+    }
+    assert done == {"curate": ["malmoi", "run"], "train": ["malmoi", "train"]}
+
+
+def test_dockerfile():
+    text = (CLUSTERS / "Dockerfile").read_text()
+    assert re.search(r"^ARG BASE=python:3\.\d+-slim-\w+$", text, re.M)
+    assert text.rindex("USER 1000") > text.rindex("RUN "), "nothing is run as root after it"
+    assert "-c /tmp/constraints.txt" in text
+    for names in re.findall(r"^COPY (?!--from)(.+) \S+$", text, re.M):
+        assert all((ROOT / name).exists() for name in names.split())
+
+
+def test_slurm_script_is_a_script():
+    subprocess.run(["bash", "-n", str(CLUSTERS / "slurm.sh")], check=True)
+    done = subprocess.run(["bash", str(CLUSTERS / "slurm.sh")], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "usage: sbatch" in done.stderr

@@ -73,12 +73,20 @@ class MetricsLog:
     """The log of rank 0. A step that is logged again after a restart replaces what was logged before.
 
     `output`: a local folder; None for a remote one, whose lines are given out by `text` at each checkpoint.
+    `show`: also on the terminal.
     """
 
     def __init__(
-        self, output: Path | None, step: int, steps: int, *, before: str = "", tensorboard: bool = False
+        self,
+        output: Path | None,
+        step: int,
+        steps: int,
+        *,
+        before: str = "",
+        tensorboard: bool = False,
+        show: bool = True,
     ) -> None:
-        self.steps = steps
+        self.steps, self.show = steps, show
         self.console = make_console()
         self.lines = [line for line in before.splitlines() if _step_of(line) <= step]
         self.file: IO[str] | None = None
@@ -105,7 +113,8 @@ class MetricsLog:
             for name, value in values.items():
                 if value is not None:
                     self.board.add_scalar(name, value, step)
-        self.console.print(_line(step, self.steps, values), soft_wrap=True)
+        if self.show:
+            self.console.print(shown(step, self.steps, values), soft_wrap=True)
 
     def text(self) -> str:
         return "".join(f"{line}\n" for line in self.lines)
@@ -136,7 +145,8 @@ _SHOWN = (
 )
 
 
-def _line(step: int, steps: int, values: Mapping[str, float | int | None]) -> str:
+def shown(step: int, steps: int, values: Mapping[str, float | int | None]) -> str:
+    """A line for the terminal, in rich's markup."""
     scaled = {name: value for name, value in values.items() if value is not None}
     if "peak_memory_bytes" in scaled:
         scaled["peak_memory_bytes"] /= 1024**3

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 # Shards are read whole and their hashes compared up to so many bytes; above, their sizes are.
 _DEEP_BYTES = 2 * 1024**3
 # Packings that put one document into a row.
-_ALONE = ("none", "one")
+_ALONE = ("none",)
 
 
 @dataclass(frozen=True)

@@ -174,11 +174,11 @@ def _worker(config: dict[str, Any]) -> dict[str, Any]:
             return None
         if is_local(recipe.output):
             place = Path(strip_local(recipe.output))
-            made = MetricsLog(place, step, plan.steps, tensorboard=recipe.log.tensorboard)
+            made = MetricsLog(place, step, plan.steps, tensorboard=recipe.log.tensorboard, show=False)
         else:
             folder = Folder(recipe.output, recipe.output_options)
             before = folder.read_bytes("metrics.jsonl").decode() if folder.exists("metrics.jsonl") else ""
-            made = MetricsLog(None, step, plan.steps, before=before)
+            made = MetricsLog(None, step, plan.steps, before=before, show=False)
         store.writer.append(made)
         return made
 
@@ -207,8 +207,11 @@ def run_on_ray(recipe: TrainRecipe, *, on_step: OnStep | None = None) -> dict[st
     _check_resources(recipe)
     from ray.train import TrainingFailedError
 
+    from .follow import followed
+
     try:
-        found = make_trainer(plan, on_step).fit().return_value
+        with followed(Folder(recipe.output, recipe.output_options), plan.steps):
+            found = make_trainer(plan, on_step).fit().return_value
     except TrainingFailedError as error:
         raise _cause(error) from error
     if not isinstance(found, dict) or "error" in found:
@@ -242,9 +245,9 @@ def _start_ray() -> None:
         return
     address = os.environ.get("RAY_ADDRESS")
     if address:
-        ray.init(address=address, logging_level="ERROR")
+        ray.init(address=address, logging_level="ERROR", log_to_driver=False)
     else:
-        ray.init(include_dashboard=False, logging_level="ERROR")
+        ray.init(include_dashboard=False, logging_level="ERROR", log_to_driver=False)
 
 
 def _check_resources(recipe: TrainRecipe) -> None:

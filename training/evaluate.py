@@ -140,18 +140,21 @@ class Local:
     tokenizer: Tokenizer
     window: int
 
-    def score(self, batches: Sequence[Batch]) -> list[list[Floats]]:
+    def answer(self, things: Sequence[Batch | Ask]) -> list[Any]:
+        """Of a Batch the scores of its rows, of an Ask its samples."""
+        return [self.answer_one(thing) for thing in _shown(things)]
+
+    def answer_one(self, thing: Batch | Ask) -> list[Floats] | list[str]:
         import torch
 
         try:
-            return [score_batch(self.model, batch.rows) for batch in _shown(batches, "scoring")]
+            return score_batch(self.model, thing.rows) if isinstance(thing, Batch) else self._complete(thing)
         except torch.OutOfMemoryError as error:
-            raise MalmoiError(f"out of GPU memory; lower --batch-tokens or --window ({error})") from error
+            raise MalmoiError(
+                f"out of GPU memory; lower --batch-tokens, --window or a task's code.samples ({error})"
+            ) from error
 
-    def complete(self, asks: Sequence[Ask]) -> list[list[str]]:
-        return [self.complete_one(ask) for ask in _shown(asks, "writing code")]
-
-    def complete_one(self, ask: Ask) -> list[str]:
+    def _complete(self, ask: Ask) -> list[str]:
         own = self.model.generation_config.eos_token_id
         ends = own if isinstance(own, list) else [own]
         return complete(
@@ -160,10 +163,12 @@ class Local:
         )  # fmt: skip
 
 
-def _shown(things: Sequence[Any], what: str) -> Any:
+def _shown(things: Sequence[Any]) -> Any:
     """With a bar where there is a terminal."""
     console = Console(stderr=True)
-    return track(things, what, console=console, transient=True) if console.is_terminal and things else things
+    if not console.is_terminal or not things:
+        return things
+    return track(things, "asking the model", console=console, transient=True)
 
 
 def evaluate(settings: EvaluateSettings, console: Console) -> dict[str, Any]:
@@ -178,7 +183,7 @@ def evaluate(settings: EvaluateSettings, console: Console) -> dict[str, Any]:
     confined = confinement() if codes else {}
     place = _place(settings)
     file = tokenizer_file(place, settings.tokenizer)
-    tokenizer = load_tokenizer(file)
+    tokenizer = load_tokenizer(file, place)
     report = {"format_version": FORMAT, "model": describe(place, tokenizer), "versions": _versions()}
     window = check_sizes(place, tokenizer, settings.window)
     work = plan_work(settings, tasks, tokenizer, window)
@@ -240,7 +245,8 @@ def _figures(
 
     requests = work.requests
     batches = plan_batches(requests, settings.batch_tokens)
-    scores = gather(batches, pool.score(batches), len(requests))
+    answers = pool.answer([*batches, *work.asks(tokenizer)])
+    scores = gather(batches, answers[: len(batches)], len(requests))
     if not np.isfinite(scores).all():
         wrong = int((~np.isfinite(scores)).sum())
         raise MalmoiError(
@@ -255,7 +261,7 @@ def _figures(
     for plan in work.choices:
         found[plan.settings.name] = plan.report(scores[first : first + len(plan.requests)])
         first += len(plan.requests)
-    written = pool.complete(work.asks(tokenizer)) if work.codes else []
+    written = answers[len(batches) :]
     for code in work.codes:
         mine, written = written[: len(code.problems)], written[len(code.problems) :]
         limits = Limits.of(code.settings.coding)

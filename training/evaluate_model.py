@@ -21,6 +21,7 @@ from malmoi.pipeline.errors import ChangedError, MalmoiError
 
 from .bottleneck import FILE as BOTTLENECK
 from .bottleneck import with_bottlenecks
+from .model_card import tokens_of
 from .outcome import RECORD
 from .recipe import PROMPT_KINDS
 from .trained import Trained, load_trained, local_part, open_trained
@@ -196,7 +197,7 @@ def model_hash(place: Place) -> str:
 @dataclass(frozen=True)
 class Tokenizer:
     """`pair`: ids with the special tokens that the tokenizer adds by itself; `text`: ids as in training, none
-    added and none made from the text. `prefix`: the token before a text: bos, or eos where there is none."""
+    added and none made from the text. `prefix`: the token before a text."""
 
     pair: Callable[[str], list[int]]
     text: Callable[[str], list[int]]
@@ -231,8 +232,12 @@ def tokenizer_file(place: Place, given: str | None) -> Path:
     raise MalmoiError(f"no {TOKENIZER} of the model at {looked}; name it with --tokenizer")
 
 
-def load_tokenizer(file: Path) -> Tokenizer:
-    """By transformers for prompts, as in malmoi tokenize for text. MalmoiError: not a tokenizer."""
+def load_tokenizer(file: Path, place: Place | None = None) -> Tokenizer:
+    """By transformers for prompts, as in malmoi tokenize for text. MalmoiError: not a tokenizer.
+
+    The prefix is what stood before documents in the rows that a run was trained on; of other models bos where
+    the tokenizer adds it by itself, else eos.
+    """
     os.environ["HF_HUB_OFFLINE"] = "1"
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
@@ -253,12 +258,20 @@ def load_tokenizer(file: Path) -> Tokenizer:
     def decode(ids: Sequence[int]) -> str:
         return str(made.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
+    prefix, end = encoder.eos_id, encoder.eos_id
+    if encoder.bos_id is not None and made.encode("a")[0] == encoder.bos_id:
+        prefix = encoder.bos_id
+    tokens = tokens_of(open_trained(place.folder)) if place is not None and place.kind == "run" else None
+    if tokens is not None:
+        prefix = end = tokens.tokenizer.eos_id
+        if tokens.settings.get("bos") and tokens.tokenizer.bos_id is not None:
+            prefix = tokens.tokenizer.bos_id
     return Tokenizer(
         pair=lambda value: list(made.encode(value)),
         text=text,
         decode=decode,
-        prefix=encoder.eos_id if encoder.bos_id is None else encoder.bos_id,
-        ends=(encoder.eos_id,),
+        prefix=prefix,
+        ends=(end,),
         size=encoder.vocab_size,
         sha256=encoder.sha256,
     )

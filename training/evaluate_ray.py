@@ -16,7 +16,7 @@ from malmoi.pipeline.errors import MalmoiError, ResourceError
 from .code_eval import Limits, Outcome, run_program
 from .evaluate import Ask, Local
 from .evaluate_model import Place, load, load_tokenizer
-from .scoring import Batch, Floats
+from .scoring import Batch
 
 # Below one, so that a pool over all CPUs leaves Ray Data room for its own tasks: it would wait for ever.
 _CPUS = 0.5
@@ -26,16 +26,11 @@ class Worker:
     """`map_batches` of tables (number int64, payload large_binary): pickled Batch or Ask in, its answer out."""
 
     def __init__(self, place: Place, tokenizer: str, window: int) -> None:
-        self.local = Local(load(place), load_tokenizer(Path(tokenizer)), window)
+        self.local = Local(load(place), load_tokenizer(Path(tokenizer), place), window)
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        answers = [self._answer(pickle.loads(x)) for x in table["payload"].to_pylist()]
+        answers = [self.local.answer_one(pickle.loads(x)) for x in table["payload"].to_pylist()]
         return _table(table["number"].to_pylist(), answers)
-
-    def _answer(self, given: Batch | Ask) -> Any:
-        if isinstance(given, Batch):
-            return self.local.score([given])[0]
-        return self.local.complete_one(given)
 
 
 def _table(numbers: Sequence[int], things: Sequence[Any]) -> pa.Table:
@@ -53,13 +48,7 @@ class RayPool:
     workers: int
     gpus: float
 
-    def score(self, batches: Sequence[Batch]) -> list[list[Floats]]:
-        return self._map(batches)
-
-    def complete(self, asks: Sequence[Ask]) -> list[list[str]]:
-        return self._map(asks)
-
-    def _map(self, things: Sequence[Any]) -> list[Any]:
+    def answer(self, things: Sequence[Batch | Ask]) -> list[Any]:
         if not things:
             return []
         start_ray()

@@ -1,9 +1,10 @@
 """Held-out loss and bits per byte, by source and by language.
 
 Bits per byte do not depend on the tokenizer: nats of all tokens of a document, given what comes before them
-in it, over ln 2 and its UTF-8 bytes. The first token is given the tokenizer's bos token, else eos, which
-stands between documents in pretraining. A document that is longer than the window is read through strided
-windows: each token is scored once, with at least `window - stride` tokens before it from the second on.
+in it, over ln 2 and its UTF-8 bytes. The first token is given what stands between documents in pretraining
+(`evaluate_model.load_tokenizer` says which token). A document that is longer than the window is read through
+strided windows: each token is scored once, with at least `window - stride` tokens before it from the second
+window on.
 """
 
 from __future__ import annotations
@@ -172,6 +173,7 @@ class HeldoutPlan:
 
     requests: tuple[Request, ...]
     owners: tuple[int, ...]
+    prefix: int
     window: int
     stride: int
 
@@ -186,7 +188,7 @@ class HeldoutPlan:
             found = windows(encode(document.text), prefix, window, stride)
             requests += found
             owners += [number] * len(found)
-        return HeldoutPlan(tuple(requests), tuple(owners), window, stride)
+        return HeldoutPlan(tuple(requests), tuple(owners), prefix, window, stride)
 
     def report(self, heldout: Heldout, scores: Floats) -> dict[str, Any]:
         """The part `heldout` of a report: figures of all documents, of each source, of each language."""
@@ -204,6 +206,7 @@ class HeldoutPlan:
         return {
             "hash": heldout.hash,
             "files": [path.rpartition("/")[2] for path in heldout.files],
+            "prefix_token": self.prefix,
             "window": self.window,
             "stride": self.stride,
             "all": figures(scored, np.ones(count, dtype=np.bool_)),

@@ -159,6 +159,9 @@ def trained(tmp_path_factory, tiny_tokenizer):
 def test_a_training_run_and_its_checkpoints(trained, given):
     whole, _ = run(EvaluateSettings(str(trained), heldout=given["heldout"]))
     assert whole["model"]["kind"] == "run"
+    assert whole["heldout"]["prefix_token"] == 0, (
+        "the rows have eos between documents, the tokenizer has bos too"
+    )
     assert (trained / "model/evaluation.json").is_file()
     named, _ = run(EvaluateSettings(str(trained / "model"), heldout=given["heldout"]))
     assert named["heldout"] == whole["heldout"]

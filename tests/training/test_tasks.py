@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -233,6 +234,15 @@ def tasks_file(path: Path, text: str):
 def test_wrong_settings_are_explained(tmp_path, text, message):
     with pytest.raises(RecipeError, match=message):
         read_tasks(tasks_file(tmp_path / "t.yaml", text))
+
+
+def test_the_tasks_of_the_docs_hold(tmp_path):
+    page = (Path(__file__).parents[2] / "docs/evaluation.md").read_text(encoding="utf-8")
+    [text] = re.findall(r"^```yaml\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    assert [x.format for x in read_tasks(tasks_file(tmp_path / "t.yaml", text)).tasks] == [
+        "kobest_copa",
+        "humaneval",
+    ]
 
 
 def test_a_task_is_its_settings_and_its_content(tmp_path):

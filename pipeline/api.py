@@ -11,6 +11,9 @@ What is in `__all__` stays; everything else of `malmoi.pipeline` may change.
 from __future__ import annotations
 
 import io
+import logging
+import sys
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -117,9 +120,9 @@ def run(
     from .run import run_plan
 
     planned = recipe.plan if isinstance(recipe, PlanView) else _planned(recipe, overrides, base)
-    # In a notebook rich would show each line as a cell of HTML of its own.
-    console = Console(width=100, quiet=not progress, highlight=False, no_color=True, force_jupyter=False)
-    run_plan(planned, console=console, engine=engine, summary=False)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="IProgress not found")  # of tqdm, which Ray loads
+        run_plan(planned, console=_console(progress), engine=engine, summary=False)
     return Result.load(planned.recipe.output, planned.recipe.output_options)
 
 
@@ -129,6 +132,17 @@ def status(run: str | Recipe, options: dict[str, Any] | None = None) -> Status:
     if isinstance(run, Recipe):
         return read_status(run.output, run.output_options)
     return read_status(run, options or {})
+
+
+def _console(progress: bool) -> Console:
+    """Lines of text; in a notebook rich would show each as HTML of its own, and a bar as a line a frame."""
+    notebook = "ipykernel" in sys.modules
+    if notebook:
+        logging.getLogger("ray.widgets").setLevel(logging.ERROR)  # wants ipywidgets
+    return Console(
+        width=100, quiet=not progress, highlight=False, no_color=True, force_jupyter=False,
+        force_terminal=False if notebook else None,
+    )  # fmt: skip
 
 
 def _planned(recipe: Recipe | str | Path, overrides: Iterable[str], base: str | None) -> Plan:

@@ -13,4 +13,5 @@ def make_console(*, stderr: bool = False) -> Console:
     stream = sys.stderr if stderr else sys.stdout
     if stream.isatty():
         return Console(stderr=stderr, highlight=False)
-    return Console(stderr=stderr, width=PLAIN_WIDTH, highlight=False, no_color=True, soft_wrap=False)
+    # Jupyter sets FORCE_COLOR for what a cell starts, which rich takes for a terminal with a live bar.
+    return Console(stderr=stderr, width=PLAIN_WIDTH, highlight=False, no_color=True, force_terminal=False)

@@ -20,6 +20,7 @@ from malmoi.operators.contract import DROP, LANGUAGE, TEXT, Limit, Operator, jud
 from malmoi.operators.thresholds import base_language, setting
 
 from .errors import MalmoiError
+from .steps import step_entry
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +50,11 @@ class SignalView:
     @property
     def num_docs(self) -> int:
         return int(self.table.num_rows)
+
+    @property
+    def step(self) -> dict[str, dict[str, Any]]:
+        """The operator as a step of a recipe: its name, and the settings that are not the defaults."""
+        return step_entry(self.operator)
 
     @property
     def signals(self) -> tuple[str, ...]:

@@ -39,10 +39,10 @@ def _is_operator(step: Any) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """Pairs as a mapping (how operators keep one), tuples as lists."""
+    """Pairs as a mapping (how operators keep one), tuples as lists, 30.0 as 30."""
     if isinstance(value, tuple):
         pairs = [x for x in value if isinstance(x, tuple) and len(x) == 2 and isinstance(x[0], str)]
         if value and len(pairs) == len(value):
             return {key: _plain(inner) for key, inner in pairs}
         return [_plain(inner) for inner in value]
-    return value
+    return int(value) if isinstance(value, float) and value.is_integer() else value

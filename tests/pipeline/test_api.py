@@ -29,7 +29,7 @@ SURFACE = {
     },
     "SignalView": {
         "changes", "counts", "dropped", "failed", "histogram", "languages", "limits", "num_docs", "num_dropped",
-        "num_only_here", "operator", "others", "plot", "reasons", "signals", "table", "with_threshold",
+        "num_only_here", "operator", "others", "plot", "reasons", "signals", "step", "table", "with_threshold",
     },
     "Status": {
         "as_json", "error", "headline", "name", "plan", "runs", "seen", "sheets", "stages", "state", "url", "where",

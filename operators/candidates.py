@@ -74,17 +74,51 @@ def candidates(
     uint64 pairs that are known already. The result depends on ranks and buckets only, never on the order
     of the rows. It is empty only when every pair of every bucket is in `verified`.
     """
-    if max_bucket < 2:
-        raise ValueError(f"want max_bucket >= 2, got max_bucket={max_bucket}")
     if len(rank) > MAX_DOCUMENTS:
         raise ValueError(f"want at most {MAX_DOCUMENTS} documents, got {len(rank)}")
     keys, documents = shared_rows(keys, documents)
+    order = by_bucket(keys, rank[documents])
+    done = np.zeros(len(keys), dtype=bool)
+    nothing = np.zeros(0, dtype=bool)
+    return bucket_pairs(keys[order], documents[order], done, nothing, verified, max_bucket)
+
+
+def by_bucket(keys: np.ndarray, ranks: np.ndarray) -> np.ndarray:
+    """int64 [rows]: the order of rows by key (uint64), and by rank (of the row's document) within a key."""
+    first = np.argsort(ranks)
+    return np.asarray(first[np.argsort(keys[first], kind="stable")])
+
+
+def bucket_pairs(
+    keys: np.ndarray,
+    documents: np.ndarray,
+    done: np.ndarray,
+    returned: np.ndarray,
+    verified: np.ndarray,
+    max_bucket: int,
+) -> np.ndarray:
+    """As `candidates`, of rows in the order of `by_bucket` that are kept from round to round.
+
+    `done`: bool [rows], set here where the row's document has been a centre of its bucket; a centre meets in a
+    later round those documents only that took no part in an earlier one and do now: `returned`, bool [all
+    documents], or empty where there are none. `verified`: sorted uint64.
+    """
+    if max_bucket < 2:
+        raise ValueError(f"want max_bucket >= 2, got max_bucket={max_bucket}")
     budget = max_bucket * (max_bucket - 1) // 2
     room = np.empty(_room(keys, budget), dtype=np.uint64)
-    found: np.ndarray = room[: _pairs(keys, documents, rank, budget, verified, room)]
+    back = returned[documents] if len(returned) else np.zeros(len(documents), dtype=bool)
+    found: np.ndarray = room[: _pairs(keys, documents, done, back, budget, verified, room)]
     found.sort()  # np.unique goes through a hash table here, ten times slower
     unique: np.ndarray = found[np.diff(found, prepend=~found[:1]) != 0]
     return unique
+
+
+def large_rows(keys: np.ndarray, max_bucket: int) -> np.ndarray:
+    """bool [rows]: the row's bucket has more than `max_bucket` rows; rows of a key lie together."""
+    starts = np.flatnonzero(np.diff(keys, prepend=keys[:1] + np.uint64(1)))
+    sizes = np.diff(starts, append=len(keys))
+    return np.repeat(sizes > max_bucket, sizes)
 
 
 @inline
@@ -128,7 +162,8 @@ def _room(keys: np.ndarray, budget: int) -> int:
 def _pairs(
     keys: np.ndarray,
     documents: np.ndarray,
-    rank: np.ndarray,
+    done: np.ndarray,
+    returned: np.ndarray,
     budget: int,
     verified: np.ndarray,
     out: np.ndarray,
@@ -136,23 +171,22 @@ def _pairs(
     total, start = 0, 0
     while start < len(keys):
         end = _bucket_end(keys, start)
-        first, centre_rank = total, np.int64(-1)
+        first, back = total, 0
+        for row in range(start, end):
+            back += returned[row]
         # Centres in rank order; what a centre has been compared with already costs no budget.
-        while total == first or total - first < budget:
-            centre = np.int64(-1)
-            for i in range(start, end):
-                r = rank[documents[i]]
-                if r > centre_rank and (centre < 0 or r < rank[centre]):
-                    centre = documents[i]
-            if centre < 0:
+        for centre in range(start, end):
+            if total > first and total - first >= budget:
                 break
-            centre_rank = rank[centre]
-            for i in range(start, end):
-                other = documents[i]
-                if rank[other] > centre_rank:
-                    pair = _pack(centre, other)
-                    if not _contains(verified, pair):
-                        out[total] = pair
-                        total += 1
+            if done[centre] and back == 0:
+                continue
+            for row in range(centre + 1, end):
+                if done[centre] and not (returned[row] or returned[centre]):
+                    continue
+                pair = _pack(documents[centre], documents[row])
+                if len(verified) == 0 or not _contains(verified, pair):
+                    out[total] = pair
+                    total += 1
+            done[centre] = True
         start = end
     return total

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .candidates import NO_PAIRS, band_rows, candidates, shared_rows, unpack
+from .candidates import NO_PAIRS, band_rows, bucket_pairs, by_bucket, large_rows, shared_rows, unpack
 from .kernel import kernel
 
 STAYS, EXACT, FUZZY = 0, 1, 2
@@ -149,9 +149,14 @@ def resolve(
     verified, near = NO_PAIRS, NO_PAIRS
     near_similarity = np.empty(0, dtype=np.float64)
     duplicate_of, similarity = survivors(len(rank), *unpack(near), near_similarity, rank, threshold)
-    pairs = candidates(keys, documents, rank, max_bucket=max_bucket)
+    keys, documents = shared_rows(keys, documents)
+    order = by_bucket(keys, rank[documents])
+    keys, documents = keys[order], documents[order]
+    done, away = np.zeros(len(keys), dtype=bool), np.zeros(len(rank), dtype=bool)
+    pairs = bucket_pairs(keys, documents, done, away, verified, max_bucket)
     # All pairs of a small bucket are among these; later rounds have to look at the large ones only.
-    keys, documents = shared_rows(keys, documents, max_bucket)
+    large = large_rows(keys, max_bucket)
+    keys, documents, done = keys[large], documents[large], done[large]
     counts: list[int] = []
     removed: list[int] = []
     while len(pairs) and len(counts) < max_rounds:
@@ -167,10 +172,13 @@ def resolve(
             duplicate_of, similarity = survivors(len(rank), *unpack(near), near_similarity, rank, threshold)
         counts.append(len(pairs))
         removed.append(int(np.count_nonzero(duplicate_of >= 0)))
-        open_rows = duplicate_of[documents] < 0
-        pairs = candidates(
-            keys[open_rows], documents[open_rows], rank, max_bucket=max_bucket, verified=verified
+        away |= duplicate_of >= 0
+        rows = np.flatnonzero(duplicate_of[documents] < 0)
+        now = done[rows]
+        pairs = bucket_pairs(
+            keys[rows], documents[rows], now, away & (duplicate_of < 0), verified, max_bucket
         )
+        done[rows] = now
     kind = np.where(duplicate_of < 0, STAYS, FUZZY).astype(np.int8)
     return Survivors(duplicate_of, similarity, kind, tuple(counts), tuple(removed), len(pairs))
 

@@ -30,6 +30,8 @@ from .sources import read_part
 from .storage import Folder
 
 MOST = 16  # records a part; more are no accident of the records but a fault of the step
+START_S = 600.0  # for a probe to import everything and to compile the kernels
+_START: dict[str, Any] = {"at": "start"}
 _PROOFS = 2  # ends of one record's own process: one may be chance, as when memory runs out
 
 
@@ -76,7 +78,7 @@ def find_poison(work: FilterPart) -> tuple[tuple[Poison, ...], bool]:
 
 _READING = {
     "crash": "the process that reads it crashes",
-    "timeout": "reading it, or starting the steps, takes longer than run.batch_timeout_s",
+    "timeout": "reading it takes longer than run.batch_timeout_s",
 }
 
 
@@ -134,10 +136,12 @@ def _probe(probe: Probe) -> End:
     """Run a child to its end, or end it where it says nothing new for too long."""
     run = probe.work.run
     with _child(probe) as child:
-        at: dict[str, Any] = {"at": "start"}
+        at = _START
         pieces = b""
         while True:
             limit = run.record_timeout_s if "first" in at else run.batch_timeout_s
+            if at == _START:
+                limit = max(limit, START_S)
             if not _readable(child, limit):
                 return End("timeout", f"step {at.get('step')}: did not come to an end in time", at)
             some = os.read(_pipe(child), 65536)

@@ -29,7 +29,7 @@ import pyarrow as pa
 
 from . import cluster, errors, watch
 from .errors import MalmoiError, ResourceError
-from .poison import limited
+from .poison import Overdue, limited
 from .recipe import Run
 from .storage import Folder
 from .written import is_there
@@ -47,8 +47,8 @@ class Job:
     """One unit of work: `work(folder, payload)` returns its counts, with written files under `files`.
 
     `plan`: the key of the plan that it belongs to; a record of another plan's job does not count. `careful`:
-    the same work for a second attempt, after one that ended with its process. `limit_s`: a worker process that
-    gives no sign of life (`poison.alive`) for so long is ended; only with `careful`.
+    the same work for a second attempt, after one that ended with its process or was ended because it gave no
+    sign of life (`poison.alive`) for `limit_s` seconds.
     """
 
     stage: str
@@ -77,16 +77,12 @@ def committed(folder: Folder, job: Job, *, deep: bool = True) -> Counts | None:
     return counts if whole else None
 
 
-def execute(folder: Folder, job: Job, *, limit: bool = False) -> Counts:
-    """Run one job and commit it. `limit`: `job.limit_s` holds, so this process may end."""
+def execute(folder: Folder, job: Job, *, worker: bool = False) -> Counts:
+    """Run one job and commit it. `worker`: this process may be ended where `job.limit_s` is exceeded."""
     attempt = watch.begin(folder, job.stage, job.name, job.plan)
     started = time.perf_counter()
     try:
-        if attempt.after_death and job.careful is not None:
-            counts = dict(job.careful(folder, job.payload))
-        else:
-            with limited(job.limit_s if limit and job.careful is not None else None):
-                counts = dict(job.work(folder, job.payload))
+        counts = _work(folder, job, attempt.after_death, worker)
         counts.setdefault("files", [])
         counts["plan"] = job.plan
         counts["where"] = attempt.where
@@ -99,10 +95,22 @@ def execute(folder: Folder, job: Job, *, limit: bool = False) -> Counts:
     return counts
 
 
+def _work(folder: Folder, job: Job, after_death: bool, worker: bool) -> Counts:
+    if job.careful is None or job.limit_s is None:
+        return dict(job.work(folder, job.payload))
+    if not after_death:
+        try:
+            with limited(job.limit_s, end=worker):
+                return dict(job.work(folder, job.payload))
+        except Overdue:
+            pass
+    return dict(job.careful(folder, job.payload))
+
+
 def attend(folder: Folder, job: Job) -> Counts:
     """The counts of a job that is done, with `earlier` set; else run it."""
     counts = committed(folder, job)
-    return execute(folder, job, limit=True) if counts is None else {**counts, "earlier": True}
+    return execute(folder, job, worker=True) if counts is None else {**counts, "earlier": True}
 
 
 def _execute_row(table: pa.Table) -> pa.Table:
@@ -111,7 +119,7 @@ def _execute_row(table: pa.Table) -> pa.Table:
     for raw in table.column("job").to_pylist():  # one job a block: no loop over documents
         folder, job, check = pickle.loads(raw)
         try:
-            counts = attend(folder, job) if check else execute(folder, job, limit=True)
+            counts = attend(folder, job) if check else execute(folder, job, worker=True)
             answer = {"name": job.name, "counts": counts}
         except MalmoiError as error:
             answer = {"name": job.name, "error": [type(error).__name__, str(error)]}

@@ -1,16 +1,21 @@
 """Records that crash or hang the process that judges them: how a hang is ended, how they are set aside.
 
 A worker that judges records is ended by a timer when one batch takes too long (`limited`, `alive`); the timer
-is a C thread, so it fires while native code holds the interpreter. Which record it was is found afterwards, in
-`careful`; here such a record is taken out of its part and becomes a row of the quarantine.
+is a C thread, so it fires while native code holds the interpreter. A run in the user's own process is interrupted
+by a signal instead, which Python code, `re` and sleeps heed, and native code that never returns does not. Which
+record it was is found afterwards, in `careful`; here such a record is taken out of its part and becomes a row of
+the quarantine.
 """
 
 from __future__ import annotations
 
 import faulthandler
-from collections.abc import Iterable, Iterator
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import FrameType
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +25,7 @@ from .json_lines import json_lines
 from .records import QUARANTINE, Batch
 
 _STDERR = 2
-_limit: list[float] = []  # of this process, the innermost last
+_arm: list[Callable[[], None]] = []  # of this process: starts the timer anew
 
 
 @dataclass(frozen=True)
@@ -35,28 +40,53 @@ class Poison:
     offset: int
 
 
-@contextmanager
-def limited(seconds: float | None) -> Iterator[None]:
-    """End this process, with its stack on stderr, when `alive` is not called for so many seconds; None: never.
+class Overdue(BaseException):
+    """A batch took too long; no Exception, so that no operator takes it for its own."""
 
-    For worker processes: another process has to notice the end.
-    """
-    if seconds is None:
+
+@contextmanager
+def limited(seconds: float, *, end: bool) -> Iterator[None]:
+    """Where `alive` is not called for so many seconds: end this process with its stack on stderr (`end`, for a
+    worker; another process has to notice), else raise Overdue, in the main thread of a process without a timer
+    of its own."""
+    if not end and not _may_interrupt():
         yield
         return
-    _limit.append(seconds)
+    _arm.append(_end_in(seconds) if end else _interrupt_in(seconds))
+    before = None if end else signal.signal(signal.SIGALRM, _overdue)
     alive()
     try:
         yield
     finally:
-        _limit.pop()
-        faulthandler.cancel_dump_traceback_later()
+        _arm.pop()
+        if end:
+            faulthandler.cancel_dump_traceback_later()
+        else:
+            signal.setitimer(signal.ITIMER_REAL, 0.0)
+            signal.signal(signal.SIGALRM, before)
 
 
 def alive() -> None:
     """Work goes on: the time of `limited` begins anew."""
-    if _limit:
-        faulthandler.dump_traceback_later(_limit[-1], exit=True, file=_STDERR)
+    if _arm:
+        _arm[-1]()
+
+
+def _end_in(seconds: float) -> Callable[[], None]:
+    return lambda: faulthandler.dump_traceback_later(seconds, exit=True, file=_STDERR)
+
+
+def _interrupt_in(seconds: float) -> Callable[[], None]:
+    return lambda: signal.setitimer(signal.ITIMER_REAL, seconds) and None
+
+
+def _may_interrupt() -> bool:
+    main = threading.current_thread() is threading.main_thread()
+    return main and signal.getsignal(signal.SIGALRM) == signal.SIG_DFL
+
+
+def _overdue(number: int, frame: FrameType | None) -> None:
+    raise Overdue
 
 
 def without(batches: Iterable[Batch], poison: tuple[Poison, ...]) -> Iterator[Batch]:

@@ -67,9 +67,9 @@ def groups(probe: Probe) -> Iterator[tuple[int, pa.Table]]:
 def judge(probe: Probe, tell: Callable[[Any], None]) -> None:
     """Judge all groups, telling each step of each."""
     work = probe.work
-    tell({"at": "read"})
     # Kernels that are not compiled yet are compiled for no record, outside the time of any.
     _judge(align(_NOTHING, work.extras), work, lambda _: None)
+    tell({"at": "read"})
     for first, table in groups(probe):
         place = {"first": first, "count": table.num_rows}
         _judge(align(table, work.extras), work, partial(_tell_step, tell, place))

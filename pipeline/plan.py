@@ -211,7 +211,7 @@ def make_plan(recipe: Recipe, base: str = ".", name: str = "recipe") -> Plan:
         _load_models(step, name)
     if recipe.tokenize is not None:
         check_settings(recipe.tokenize, name)
-        for column in prompts_of(recipe.tokenize)[2]:
+        for column in prompts_of(recipe.tokenize, name)[2]:
             if column not in there:
                 raise RecipeError(
                     f"{name}: tokenize: no column {column!r}{did_you_mean(column, list(there))}"

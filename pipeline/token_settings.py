@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from malmoi.operators.chat import CHATML, ChatTemplate, load_chat_template
@@ -17,20 +18,30 @@ TEXT = "text"
 MESSAGES = "messages"
 
 
-def check_settings(settings: Tokenize, name: str) -> Encoder:
-    """The tokenizer; RecipeError where it or the template is wrong, before anything is read."""
+def check_settings(settings: Tokenize, name: str, sample: Sequence[str] = ()) -> Encoder:
+    """The tokenizer, its libraries compared on `sample`; RecipeError where it or the template is wrong."""
     try:
-        encoder = load_encoder(settings.tokenizer, eos=settings.eos)
+        encoder = load_encoder(settings.tokenizer, sample, eos=settings.eos)
         if settings.bos and encoder.bos_id is None:
             raise ValueError("bos: the tokenizer names no token that begins a document")
-        prompts_of(settings)
+        _prompts(settings)
     except (OSError, ValueError, ImportError) as error:
         raise RecipeError(f"{name}: {error}") from error
     return encoder
 
 
-def prompts_of(settings: Tokenize) -> tuple[Template | ChatTemplate | None, tuple[str, ...], tuple[str, ...]]:
-    """(template, the columns that it reads, those of them that must be there)."""
+Prompts = tuple[Template | ChatTemplate | None, tuple[str, ...], tuple[str, ...]]
+
+
+def prompts_of(settings: Tokenize, name: str) -> Prompts:
+    """(template, the columns that it reads, those of them that must be there); RecipeError where it is wrong."""
+    try:
+        return _prompts(settings)
+    except (ValueError, ImportError) as error:
+        raise RecipeError(f"{name}: {error}") from error
+
+
+def _prompts(settings: Tokenize) -> Prompts:
     given, columns = settings.template, settings.columns
     if given is None or given == CHAT or (given == "chatml" and MESSAGES in columns):
         one = TEXT if given is None else MESSAGES

@@ -17,7 +17,7 @@ import xxhash
 from rich.console import Console
 from rich.markup import escape
 
-from malmoi.operators.tokenizing import Encoder, library_versions, load_encoder
+from malmoi.operators.tokenizing import Encoder, library_versions
 
 from .engine import Counts, EngineKind, Job, run_jobs, start_ray
 from .errors import ChangedError, MalmoiError, RecipeError
@@ -102,8 +102,7 @@ def plan_tokens(
 ) -> TokenPlan:
     """Check the settings against the tokenizer and the inputs: the folder of one finished run, or files, folders
     and globs of JSON Lines and Parquet. Reads a little of the first and last files."""
-    encoder = check_settings(settings, name)
-    prompts, columns, needs = prompts_of(settings)
+    prompts, columns, needs = prompts_of(settings, name)
     run = Folder(inputs[0], dict(options or {})) if len(inputs) == 1 else None
     corpus = run is not None and run.exists(RUN_MANIFEST)
     if run is not None and corpus:
@@ -120,8 +119,7 @@ def plan_tokens(
     if not files:
         raise MalmoiError(f"{', '.join(inputs)}: nothing to tokenize: no file holds anything")
     check_columns(files, needs, dict(options or {}))
-    sample = _sample(files, columns, options)
-    encoder = load_encoder(settings.tokenizer, sample, eos=settings.eos)
+    encoder = check_settings(settings, name, _sample(files, columns, options))
     part = TokenPart(
         index=0,
         pieces=(),

@@ -219,7 +219,7 @@ class PackedReader:
                 table = table.take(pa.array(permutation(window.rows, self.seed, epoch, number + 1)))
             while len(self._loaded) > 1:
                 del self._loaded[next(iter(self._loaded))]
-            self._loaded[key] = _rows(table, self.manifest.seq_len)
+            self._loaded[key] = to_batch(table)
         return self._loaded[key]
 
     def _read(self, groups: tuple[Group, ...]) -> list[pa.Table]:
@@ -273,12 +273,12 @@ def _groups(manifest: TokenManifest, first_row: int, last_row: int) -> list[Grou
     return groups
 
 
-def _rows(table: pa.Table, seq_len: int) -> Batch:
-    """All columns of a table as arrays."""
+def to_batch(table: pa.Table) -> Batch:
+    """All rows of a table with input_ids, doc_starts and perhaps labels."""
 
     def wide(name: str) -> Ints:
-        column = table.column(name).combine_chunks()
-        return np.asarray(column.flatten().to_numpy(), dtype=np.int32).reshape(-1, seq_len)
+        values = table.column(name).combine_chunks().flatten().to_numpy()
+        return np.asarray(values, dtype=np.int32).reshape(table.num_rows, -1)
 
     starts = table.column("doc_starts").combine_chunks()
     ends = np.cumsum(starts.value_lengths().to_numpy(zero_copy_only=False))[:-1]

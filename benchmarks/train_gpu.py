@@ -128,7 +128,11 @@ def make_trainer(recipe: TrainRecipe, length: int, group: parallel.Parallel) -> 
     assert shape is not None
     vocab = shape.vocab_size
     assert vocab is not None
-    module = LossModel(build_model(recipe.model, recipe.method, group.device), recipe.loss.chunk_tokens)
+    module = LossModel(
+        build_model(recipe.model, recipe.method, group.device),
+        recipe.loss.chunk_tokens,
+        compiled=recipe.compile == "block",
+    )
     if recipe.activation_checkpointing:
         module.base().activation_checkpointing_enable({"use_reentrant": False})
     if recipe.compile == "block":

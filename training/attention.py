@@ -32,14 +32,15 @@ def document_starts(doc_starts: list[Any], length: int) -> Tensor:
 
 
 def boundaries(starts: Tensor) -> Tensor:
-    """int32 [B * S + 1]: where documents begin in the rows laid end to end, then B * S again and again.
+    """int32 [K]: where documents begin in the rows laid end to end, then B * S again and again.
 
-    The size does not depend on the number of documents, so that a compiled model is compiled once; documents
-    of length 0 at the end cost nothing.
+    K is a power of two, 16 at least, so that a compiled model is compiled a few times only; documents of length
+    0 at the end cost little.
     """
     flat = starts.flatten()
     found = torch.nonzero(flat).flatten().to(torch.int32)
-    end = torch.full((flat.numel() + 1 - found.numel(),), flat.numel(), dtype=torch.int32, device=flat.device)
+    size = max(16, 1 << found.numel().bit_length())
+    end = torch.full((size - found.numel(),), flat.numel(), dtype=torch.int32, device=flat.device)
     return torch.cat([found, end])
 
 

@@ -19,7 +19,7 @@ from .reader import PackedReader
 @dataclass(frozen=True)
 class Batch:
     """input_ids: int64 [B, S]; target: int64 [B, S], what each position has to predict (IGNORE: nothing);
-    position_ids: int64 [B, S] and bounds: int32 [B * S + 1] where documents do not see each other, else None."""
+    position_ids: int64 [B, S] and bounds: int32 [K] (`boundaries`) where documents do not see each other, else None."""
 
     input_ids: Tensor
     target: Tensor

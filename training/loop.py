@@ -59,10 +59,10 @@ class Store(Protocol):
 class LossModel(nn.Module):
     """A causal model that gives the summed loss of a batch, never the logits of all positions at once."""
 
-    def __init__(self, model: nn.Module, chunk_tokens: int) -> None:
+    def __init__(self, model: nn.Module, chunk_tokens: int, *, compiled: bool = False) -> None:
         super().__init__()
         self.model = model
-        self.chunk_tokens = chunk_tokens
+        self.chunk_tokens, self.compiled = chunk_tokens, compiled
 
     def base(self) -> Any:
         """The transformers model under any adapter."""
@@ -83,7 +83,7 @@ class LossModel(nn.Module):
         finally:
             del head.forward
         hidden = out.logits[:, -input_ids.shape[1] :]  # virtual tokens stand before the row
-        return head_loss(hidden, target, head, project, self.chunk_tokens)
+        return head_loss(hidden, target, head, project, self.chunk_tokens, compiled=self.compiled)
 
 
 def _same(states: Tensor) -> Tensor:
@@ -126,7 +126,7 @@ def build(plan: TrainPlan, parallel: Parallel) -> Trainer:
     host = parallel.sharded and parallel.world > 1 and recipe.method.kind != "qlora"
     device = torch.device("cpu") if host else parallel.device
     model = build_model(recipe.model, recipe.method, device, seed=recipe.seed, vocab_size=plan.vocab_size)
-    module = LossModel(model, recipe.loss.chunk_tokens)
+    module = LossModel(model, recipe.loss.chunk_tokens, compiled=recipe.compile == "block")
     if recipe.activation_checkpointing:
         base = module.base()
         enable = getattr(base, "activation_checkpointing_enable", base.gradient_checkpointing_enable)

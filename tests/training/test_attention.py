@@ -68,7 +68,8 @@ def test_the_loss_is_the_sum_of_those_of_separate_documents(family):
 def test_starts_boundaries_and_positions():
     starts = document_starts([[0, 2], [3, 9]], 4)
     assert starts.tolist() == [[True, False, True, False], [True, False, False, True]]
-    assert boundaries(starts).tolist() == [0, 2, 4, 7, 8, 8, 8, 8, 8]
+    assert boundaries(starts).tolist() == [0, 2, 4, 7] + [8] * 12
+    assert boundaries(torch.ones(4, 4, dtype=torch.bool)).tolist() == [*range(16)] + [16] * 16
     assert positions(starts).tolist() == [[0, 1, 0, 1], [0, 1, 2, 0]]
 
 

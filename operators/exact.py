@@ -107,6 +107,15 @@ def _text_hashes(
     for document in range(len(lo)):
         p, end, w, blank = offsets[document], offsets[document + 1], 0, False
         while p < end:
+            b = data[p]
+            if b > 0x20 and b != 0x7F and b != 0xC2 and (b < 0xE1 or b > 0xE3):  # nothing that can be white space
+                if blank:
+                    text[w] = 32
+                    w, blank = w + 1, False
+                text[w] = b
+                w += 1
+                p += 1
+                continue
             point, after = decode_safely(data, p, end)
             if classes[point] == SPACE:
                 blank = w > 0

@@ -157,6 +157,39 @@ def flush(block: Block, t: Tables, last: bool, sums: np.ndarray, sizes: np.ndarr
     block.state[0], block.state[1] = left, block.state[1] if left else 0
 
 
+@inline
+def _character(data: np.ndarray, c: np.uint32, p: int, stop: int) -> tuple[np.uint32, int]:
+    """The bytes of the character with first byte `c`, the first one lowest; the position behind it."""
+    shift = np.uint32(8)
+    while p < stop and (data[p] & 0xC0) == 0x80 and shift < np.uint32(32):
+        c |= np.uint32(data[p]) << shift
+        shift = np.uint32(shift + np.uint32(8))
+        p += 1
+    return c, p
+
+
+@lean
+def _push_long(
+    data: np.ndarray, a: int, stop: int, w: int, block: Block, t: Tables, sums: np.ndarray, sizes: np.ndarray
+) -> int:
+    """Lay a word of any length into the block, which is flushed whenever it is full; characters held then."""
+    held: Any = block.state[0]
+    p = a - 1
+    while p <= stop:
+        if held == BLOCK:
+            block.state[0], block.state[1] = held, 1
+            flush(block, t, False, sums, sizes)
+            held = t.maxn - 1
+        inner = a <= p < stop
+        c = np.uint32(data[p]) if inner else (BOW if p < stop else EOW)
+        p += 1
+        if inner and c > np.uint32(127):
+            c, p = _character(data, c, p, stop)
+        block.chars[held], block.word[held], block.edge[held] = c, w, np.uint8(not inner)
+        held += 1
+    return int(held)
+
+
 @lean
 def push_words(
     data: np.ndarray,
@@ -169,37 +202,36 @@ def push_words(
     sizes: np.ndarray,
 ) -> None:
     """Add to sums[w] the n-grams of each word data[start[w]:end[w]] with its < and >; one with no bytes has none."""
-    chars, word, edge, maxn = block.chars, block.word, block.edge, t.maxn
+    chars, word, edge = block.chars, block.word, block.edge
     held: Any = np.int64(0)
     wide = np.uint32(0)
     block.state[1] = 0
     for w in range(words):
-        p, stop = start[w] - 1, end[w]
-        if p + 1 == stop:
+        a, stop = start[w], end[w]
+        if a == stop:
             continue
-        while p <= stop:
-            if held == BLOCK:
-                block.state[0] = held
-                block.state[1] |= np.int64(wide > np.uint32(127))
-                flush(block, t, False, sums, sizes)
-                held = maxn - 1
-            inner = start[w] <= p < stop
-            c = np.uint32(data[p]) if inner else (BOW if p < stop else EOW)
+        if held + (stop - a) + 2 > BLOCK:  # the longest words are cut over blocks, character by character
+            block.state[0] = held
+            block.state[1] |= np.int64(wide > np.uint32(127))
+            held = _push_long(data, a, stop, w, block, t, sums, sizes)
+            wide = np.uint32(128)
+            continue
+        begin = held
+        chars[held], edge[held] = BOW, 1
+        held += 1
+        p = a
+        while p < stop:
+            c = np.uint32(data[p])
             p += 1
-            shift = np.uint32(8)
-            while (
-                inner
-                and c > np.uint32(127)
-                and p < stop
-                and (data[p] & 0xC0) == 0x80
-                and shift < np.uint32(32)
-            ):
-                c |= np.uint32(data[p]) << shift
-                shift = np.uint32(shift + np.uint32(8))
-                p += 1
-            chars[held], word[held], edge[held] = c, w, np.uint8(not inner)
+            if c > np.uint32(127):
+                c, p = _character(data, c, p, stop)
+            chars[held], edge[held] = c, 0
             wide |= c
             held += 1
+        chars[held], edge[held] = EOW, 1
+        held += 1
+        for k in range(begin, held):
+            word[k] = w
     block.state[0] = held
     block.state[1] |= np.int64(wide > np.uint32(127))
     flush(block, t, True, sums, sizes)

@@ -20,6 +20,7 @@ is hashed once and not n times.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Literal
 
 import numpy as np
@@ -95,7 +96,7 @@ def shingle_ids(
         return first, ids[:total]
     # Two words have at least a byte between them, or one of them is a character of three bytes.
     hashes = np.empty(len(data) // 2 + len(offsets), dtype=np.uint64)
-    _word_hashes(data, offsets, *code_points(), scratch, first, hashes)
+    _word_hashes(data, offsets, *code_points(), _byte_classes(), scratch, first, hashes)
     starts = np.zeros(len(offsets), dtype=np.int64)
     words = np.diff(first)
     np.cumsum(np.maximum(words - (size - 1), np.minimum(words, 1)), out=starts[1:])
@@ -104,12 +105,45 @@ def shingle_ids(
     return starts, ids
 
 
+@cache
+def _byte_classes() -> np.ndarray:
+    """uint8 [256]: 1 = an ASCII letter or digit that is its own lower case, 2 = ASCII that ends a word, 3 = EB and EC,
+    with which only Hangul syllables begin; 0 = to be looked at as a character."""
+    classes, lower = code_points()
+    found = np.zeros(256, np.uint8)
+    for point in range(128):
+        if classes[point] == WORD and lower[point] == point:
+            found[point] = 1
+        elif classes[point] in (SPACE, OTHER):
+            found[point] = 2
+    found[0xEB:0xED] = 3
+    return found
+
+
+@lean
+def _plain_word(data: np.ndarray, p: int, end: int, bytes_: np.ndarray) -> int:
+    """The end of a whole word at `p` that needs no lower case, or `p` where there is none."""
+    q = p
+    while q < end:
+        kind = bytes_[data[q]]
+        if kind == 1:
+            q += 1
+        elif kind == 3 and q + 3 <= end:
+            q += 3
+        elif kind == 2:
+            return q
+        else:
+            return p
+    return q
+
+
 @lean
 def _word_hashes(
     data: np.ndarray,
     offsets: np.ndarray,
     classes: np.ndarray,
     lower: np.ndarray,
+    bytes_: np.ndarray,
     word: np.ndarray,
     first: np.ndarray,
     hashes: np.ndarray,
@@ -119,6 +153,15 @@ def _word_hashes(
     for document in range(len(offsets) - 1):
         p, end, w, kind = offsets[document], offsets[document + 1], 0, OTHER
         while p < end:
+            if w == 0:
+                if bytes_[data[p]] == 2:
+                    p += 1
+                    continue
+                q = _plain_word(data, p, end, bytes_)
+                if q > p:
+                    hashes[total] = xxh64(data, p, q, np.uint64(0))
+                    total, p = total + 1, q
+                    continue
             point, p = decode_safely(data, p, end)
             now = classes[point]
             if w > 0 and not (now == MARK or (now == WORD and kind == WORD)):

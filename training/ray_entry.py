@@ -16,6 +16,7 @@ from malmoi.pipeline.storage import Folder, file_system, is_local, strip_local
 
 from .outcome import MODEL, begin, finish
 from .plan import TrainPlan, make_plan
+from .ray_cluster import check_cluster, start_ray
 from .recipe import TrainRecipe, read_recipe
 
 OnStep = Callable[[int], None]
@@ -203,8 +204,8 @@ def run_on_ray(recipe: TrainRecipe, *, on_step: OnStep | None = None) -> dict[st
     plan, done = _begin(recipe)
     if done:
         return None
-    _start_ray()
-    _check_resources(recipe)
+    start_ray()
+    check_cluster(recipe)
     from ray.train import TrainingFailedError
 
     from .follow import followed
@@ -235,40 +236,6 @@ def _ray_is_there() -> bool:
     import ray
 
     return bool(ray.is_initialized())
-
-
-def _start_ray() -> None:
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    import ray
-
-    if ray.is_initialized():
-        return
-    address = os.environ.get("RAY_ADDRESS")
-    if address:
-        ray.init(address=address, logging_level="ERROR", log_to_driver=False)
-    else:
-        ray.init(include_dashboard=False, logging_level="ERROR", log_to_driver=False)
-
-
-def _check_resources(recipe: TrainRecipe) -> None:
-    """ResourceError where the fewest workers do not fit into the cluster; Ray would wait for ever."""
-    import ray
-
-    workers = recipe.workers
-    if workers.autoscaling:
-        return
-    have = ray.cluster_resources()
-    least = workers.range[0]
-    for name, key, each in (
-        ("GPU", "gpus_per_worker", workers.gpus_per_worker),
-        ("CPU", "cpus_per_worker", workers.cpus_per_worker),
-    ):
-        if least * each > have.get(name, 0.0) + 1e-6:
-            raise ResourceError(
-                f"{least} workers with workers.{key}={each:g} need {least * each:g} {name}s, the cluster has "
-                f"{have.get(name, 0.0):g}; lower workers.num_workers or workers.{key}, or set workers.autoscaling "
-                "where nodes come on demand"
-            )
 
 
 def make_trainer(plan: TrainPlan, on_step: OnStep | None = None) -> Any:

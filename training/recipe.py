@@ -210,7 +210,7 @@ class WorkerSettings(Strict):
     """`num_workers`: a number, or [least, most] for a cluster that grows and shrinks. A worker takes one GPU or
     none. `max_failures`: restarts before the run gives up; -1 for no limit. `sharding`: `fsdp` shares the
     weights out, `ddp` gives all of them to each worker. `autoscaling`: nodes come when they are asked for, so
-    what the cluster lacks now is waited for.
+    what the cluster lacks now is waited for. `shared_filesystem`: local paths are mounted on every node.
     """
 
     num_workers: Positive | tuple[Positive, Positive] = 1
@@ -219,6 +219,7 @@ class WorkerSettings(Strict):
     max_failures: int = Field(default=3, ge=-1)
     sharding: Literal["fsdp", "ddp"] = "fsdp"
     autoscaling: bool = False
+    shared_filesystem: bool = False
 
     @model_validator(mode="after")
     def _ordered(self) -> WorkerSettings:

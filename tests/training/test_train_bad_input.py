@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from typer.testing import CliRunner
 from malmoi.pipeline.errors import ChangedError, MalmoiError, RecipeError, ResourceError
 from malmoi.training import loop
 from malmoi.training.plan import make_plan
+from malmoi.training.ray_cluster import check_paths, check_resources, start_ray
 from malmoi.training.ray_entry import run_local, run_on_ray
 
 
@@ -156,6 +158,36 @@ def test_out_of_memory_names_the_knobs(text_rows, tmp_path, monkeypatch):
         match=r"lower batch.rows_per_device \(now 3; .*activation_checkpointing: true.* more workers",
     ):
         run_local(recipe(text_rows, tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("workers", "have", "want"),
+    [
+        ({"num_workers": 2, "gpus_per_worker": 1}, {"CPU": 8.0}, "need 2 GPUs, the cluster has 0"),
+        ({"num_workers": [3, 4]}, {"CPU": 2.0}, "need 3 CPUs, the cluster has 2"),
+        ({"num_workers": 2, "cpus_per_worker": 0.5}, {"CPU": 1.0}, None),
+        ({"num_workers": 2, "gpus_per_worker": 1, "autoscaling": True}, {}, None),
+    ],
+)
+def test_a_cluster_that_is_too_small(workers, have, want, text_rows, tmp_path):
+    given = recipe(text_rows, tmp_path, workers=workers)
+    with nullcontext() if want is None else pytest.raises(ResourceError, match=want):
+        check_resources(given, have)
+
+
+def test_paths_that_other_nodes_do_not_see(text_rows, tmp_path):
+    given = recipe(text_rows, tmp_path)
+    check_paths(given, 1)
+    with pytest.raises(RecipeError, match=r"several nodes, but output=.*, data.path=.* are local"):
+        check_paths(given, 2)
+    check_paths(recipe(text_rows, tmp_path, workers={"shared_filesystem": True}), 2)
+    check_paths(recipe("s3://b/rows", tmp_path).model_copy(update={"output": "s3://b/run"}), 2)
+
+
+def test_a_cluster_that_does_not_answer(monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    with pytest.raises(ResourceError, match="no Ray cluster answers"):
+        start_ray()
 
 
 def test_the_command(text_rows, tmp_path, monkeypatch):

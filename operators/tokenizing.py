@@ -1,6 +1,6 @@
 """From text to token ids with a tokenizer.json that lies on this machine.
 
-Two libraries read the file. fastokens is some fifty times faster (benchmarks/tokens.py); it is taken where its ids
+Two libraries read the file. fastokens is twenty times faster and more (benchmarks/tokens.py); it is taken where its ids
 equal those of `tokenizers`, the reference, on hard texts and on a sample of the text at hand, checked in every run.
 
 What looks like a control token in a text ("<|endoftext|>" on a web page) is encoded as the characters that it is.

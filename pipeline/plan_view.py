@@ -44,6 +44,12 @@ def print_plan(plan: Plan, console: Console) -> None:
     stages.add_row(
         "write", "", f"{recipe.write.format} shards of {recipe.write.shard_bytes / 1e6:,.0f} MB, {order}"
     )
+    if recipe.tokenize is not None:
+        rows = recipe.tokenize
+        kind = "plain text" if rows.template is None else "examples"
+        stages.add_row(
+            "tokenize", "", escape(f"{kind} to rows of {rows.seq_len:,} tokens by {rows.tokenizer}")
+        )
     console.print()
     console.print(stages)
     console.print("\n[bold]columns[/]")

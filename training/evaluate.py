@@ -121,7 +121,7 @@ def plan_work(settings: EvaluateSettings, tasks: Tasks | None, tokenizer: Tokeni
     if settings.heldout:
         heldout = read_heldout(settings.heldout, settings.limit, settings.seed)
         stride = settings.stride or max(1, window // 2)
-        plan = HeldoutPlan.of(heldout, tokenizer.text, tokenizer.prefix, window, stride)
+        plan = HeldoutPlan.of(heldout, tokenizer.texts, tokenizer.prefix, window, stride)
     listed = tasks.tasks if tasks is not None else ()
     choices = tuple(
         ChoicePlan.of(task, tokenizer.pair, tokenizer.prefix, window)

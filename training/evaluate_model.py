@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import xxhash
 
 from malmoi.operators.tokenizing import load_encoder
@@ -24,6 +25,7 @@ from .bottleneck import with_bottlenecks
 from .model_card import tokens_of
 from .outcome import RECORD
 from .recipe import PROMPT_KINDS
+from .scoring import Ints
 from .trained import Trained, load_trained, local_part, open_trained
 
 REPORT = "evaluation.json"
@@ -196,11 +198,11 @@ def model_hash(place: Place) -> str:
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """`pair`: ids with the special tokens that the tokenizer adds by itself; `text`: ids as in training, none
+    """`pair`: ids with the special tokens that the tokenizer adds by itself; `texts`: ids as in training, none
     added and none made from the text. `prefix`: the token before a text."""
 
     pair: Callable[[str], list[int]]
-    text: Callable[[str], list[int]]
+    texts: Callable[[list[str]], list[Ints]]
     decode: Callable[[Sequence[int]], str]
     prefix: int
     ends: tuple[int, ...]
@@ -251,9 +253,9 @@ def load_tokenizer(file: Path, place: Place | None = None) -> Tokenizer:
         made = PreTrainedTokenizerFast(tokenizer_file=str(file))
     import pyarrow as pa
 
-    def text(value: str) -> list[int]:
-        ids: list[int] = encoder.encode(pa.array([value], pa.large_string()))[0].tolist()
-        return ids
+    def texts(values: list[str]) -> list[Ints]:
+        ids, offsets = encoder.encode(pa.array(values, pa.large_string()))
+        return np.split(ids, offsets[1:-1]) if values else []
 
     def decode(ids: Sequence[int]) -> str:
         return str(made.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
@@ -268,7 +270,7 @@ def load_tokenizer(file: Path, place: Place | None = None) -> Tokenizer:
             prefix = tokens.tokenizer.bos_id
     return Tokenizer(
         pair=lambda value: list(made.encode(value)),
-        text=text,
+        texts=texts,
         decode=decode,
         prefix=prefix,
         ends=(end,),

@@ -26,7 +26,7 @@ from malmoi.pipeline.errors import MalmoiError, SourceError
 from malmoi.pipeline.storage import Folder
 
 from .local_rows import file_hash, read_rows
-from .scoring import Floats, Request
+from .scoring import Floats, Ints, Request
 
 COLUMNS = ("id", "text", "source", "language")
 
@@ -108,7 +108,7 @@ def _limited(documents: Iterable[Document], limit: int, seed: int) -> list[Docum
     return [listed[number] for number in kept]
 
 
-def windows(tokens: Sequence[int], prefix: int, window: int, stride: int) -> list[Request]:
+def windows(tokens: Sequence[int] | Ints, prefix: int, window: int, stride: int) -> list[Request]:
     """Requests that score each token once. `window`: tokens that the model sees; 1 <= stride <= window."""
     if not 1 <= stride <= window:
         raise MalmoiError(f"want 1 <= stride <= window={window}, got stride={stride}")
@@ -179,13 +179,13 @@ class HeldoutPlan:
 
     @staticmethod
     def of(
-        heldout: Heldout, encode: Callable[[str], list[int]], prefix: int, window: int, stride: int
+        heldout: Heldout, encode: Callable[[list[str]], list[Ints]], prefix: int, window: int, stride: int
     ) -> HeldoutPlan:
-        """`encode`: ids of a text without special tokens, and with none made from the text itself."""
+        """`encode`: ids of texts without special tokens, and with none made from the text itself."""
         requests: list[Request] = []
         owners: list[int] = []
-        for number, document in enumerate(heldout.documents):
-            found = windows(encode(document.text), prefix, window, stride)
+        for number, ids in enumerate(encode([document.text for document in heldout.documents])):
+            found = windows(ids, prefix, window, stride)
             requests += found
             owners += [number] * len(found)
         return HeldoutPlan(tuple(requests), tuple(owners), prefix, window, stride)

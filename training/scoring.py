@@ -157,15 +157,17 @@ def _logits(model: Any, rows: Sequence[Row], low: int) -> Tensor:
 
 def score_batch(model: Any, rows: Sequence[Row]) -> list[Floats]:
     """For each row float64 [c]: nats of `inputs[start:]` and each of `lasts`; log-softmax in float32."""
-    places: list[tuple[int, int, int, int]] = []  # row, position, token, owner
-    owners = 0
     low = min(row.start for row in rows) - 1
+    parts, owners = [], 0  # int64 [4, n]: row, position among the logits, token, owner
     for number, row in enumerate(rows):
-        end = len(row.inputs)
-        places += [(number, at - 1 - low, int(row.inputs[at]), owners) for at in range(row.start, end)]
-        places += [(number, end - 1 - low, int(last), owners + 1 + i) for i, last in enumerate(row.lasts)]
-        owners += 1 + len(row.lasts)
-    table = torch.tensor(places, dtype=torch.int64)
+        inside, last = row.inputs[row.start :], len(row.lasts)
+        at = np.arange(row.start, len(row.inputs) + 1) - 1 - low
+        tokens = np.concatenate([inside, row.lasts])
+        position = np.concatenate([at[:-1], np.repeat(at[-1], last)])
+        owner = owners + np.concatenate([np.zeros(len(inside), np.int64), 1 + np.arange(last)])
+        parts.append(np.stack([np.full(len(tokens), number), position, tokens, owner]))
+        owners += 1 + last
+    table = torch.from_numpy(np.ascontiguousarray(np.concatenate(parts, axis=1).T, dtype=np.int64))
     with torch.inference_mode():
         logits = _logits(model, rows, low)
         table = table.to(logits.device)

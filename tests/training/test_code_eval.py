@@ -273,7 +273,7 @@ def test_a_long_prompt_leaves_room(model, tokenizer):
     [text] = written(
         model, tokenizer, list(range(3, 203)), CodeSettings(max_new_tokens=10, stop=()), window=32
     )
-    assert 0 < len(tokenizer.text(text)) <= 32
+    assert 0 < len(tokenizer.texts([text])[0].tolist()) <= 32
 
 
 def test_stops_and_ends(tokenizer):
@@ -293,7 +293,7 @@ def test_stops_and_ends(tokenizer):
             self.step += 1
             return type("Out", (), {"logits": logits, "past_key_values": None})
 
-    ids = tokenizer.text("    return 'ㄱ'\n\ndef g(): pass\n")
+    ids = tokenizer.texts(["    return 'ㄱ'\n\ndef g(): pass\n"])[0].tolist()
     model = Fixed([*ids, 0, 0])
     assert written(model, tokenizer, [5], CodeSettings()) == ["    return 'ㄱ'\n"]
     assert model.step < len(ids), "went on after the stop"

@@ -95,10 +95,13 @@ def slow_nats(model, tokens, prefix, window, stride):
 @pytest.mark.parametrize(("window", "stride"), [(WINDOW, WINDOW), (WINDOW, 20), (24, 8)])
 def test_figures_equal_a_loop_over_tokens(tmp_path, model, tokenizer, window, stride):
     heldout = read_heldout([write_lines(tmp_path / "a.jsonl", ROWS)])
-    plan = HeldoutPlan.of(heldout, tokenizer.text, tokenizer.prefix, window, stride)
+    plan = HeldoutPlan.of(heldout, tokenizer.texts, tokenizer.prefix, window, stride)
     report = plan.report(heldout, score(model, plan.requests, 200))
-    nats = [slow_nats(model, tokenizer.text(x["text"]), tokenizer.prefix, window, stride) for x in ROWS]
-    tokens = [len(tokenizer.text(x["text"])) for x in ROWS]
+    nats = [
+        slow_nats(model, tokenizer.texts([x["text"]])[0].tolist(), tokenizer.prefix, window, stride)
+        for x in ROWS
+    ]
+    tokens = [len(tokenizer.texts([x["text"]])[0].tolist()) for x in ROWS]
     assert max(tokens) > window, "no document is longer than the window"
 
     def check(row, chosen):
@@ -126,14 +129,14 @@ def test_an_even_model_gives_the_logarithm_of_its_vocabulary(tmp_path, tokenizer
     even = AutoModelForCausalLM.from_pretrained(folder).eval()
     even.lm_head.weight.data.zero_()
     heldout = read_heldout([write_lines(tmp_path / "a.jsonl", ROWS)])
-    plan = HeldoutPlan.of(heldout, tokenizer.text, tokenizer.prefix, 32, 16)
+    plan = HeldoutPlan.of(heldout, tokenizer.texts, tokenizer.prefix, 32, 16)
     row = plan.report(heldout, score(even, plan.requests))["all"]
     assert row["loss"] == pytest.approx(math.log(640), rel=1e-6)
     assert row["bits_per_byte"] == pytest.approx(math.log2(640) * row["tokens"] / row["bytes"], rel=1e-6)
 
 
 def test_what_looks_like_a_control_token_is_text(tokenizer):
-    ids = tokenizer.text("a<|eos|>b")
+    ids = tokenizer.texts(["a<|eos|>b"])[0].tolist()
     assert 0 not in ids
     assert tokenizer.decode(ids) == "a<|eos|>b"
 

@@ -229,3 +229,55 @@ def test_a_template_cannot_reach_out():
     escape = ChatTemplate("{{ messages.__class__.__mro__[1].__subclasses__() }}")
     with pytest.raises(ValueError, match="the chat template fails"):
         escape.render(TALK, answer=False)
+
+
+# As models have it: a default system message, tools, a loop variable, trimmed lines.
+USUAL = """{%- if messages[0].role == 'system' %}
+    {%- set system = messages[0].content | trim %}
+    {%- set messages = messages[1:] %}
+{%- else %}
+    {%- set system = 'You are helpful.' %}
+{%- endif %}
+{{- bos_token + '<|im_start|>system\\n' + system + '<|im_end|>\\n' }}
+{%- for message in messages %}
+    {%- if message.role not in ['user', 'assistant'] %}
+        {{- raise_exception('roles: ' + message.role) }}
+    {%- endif %}
+    {{- '<|im_start|>' + message.role + '\\n' + message.content }}
+    {%- if message.tool is defined %}{{ message.tool | tojson }}{% endif %}
+    {{- '<|im_end|>\\n' }}
+    {%- if loop.index > 50 %}{% break %}{% endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"""
+
+TALKS = [
+    said(("user", "말모이?"), ("assistant", "사전.")),
+    said(
+        ("system", " Be. "),
+        ("user", "hi\n\n"),
+        ("assistant", " ho "),
+        ("user", "🎉"),
+        ("assistant", "辞書 x = 1"),
+    ),
+    [
+        *said(("user", "a")),
+        {"role": "assistant", "content": "", "tool": {"이름": [1, None]}},
+        *said(("assistant", "b")),
+    ],
+]
+
+
+def test_chat_as_transformers_has_it(tiny_tokenizer, encoder):
+    transformers = pytest.importorskip("transformers")
+    names = {"eos_token": "<|eos|>", "bos_token": "<|bos|>", "pad_token": "<|pad|>"}
+    theirs = transformers.PreTrainedTokenizerFast(
+        tokenizer_file=str(tiny_tokenizer / "tokenizer.json"), chat_template=USUAL, **names
+    )
+    made, bad = chat(TALKS, ChatTemplate(USUAL, tuple(names.items())), encoder, append_eos=False)
+    assert not bad.any()
+    decode = Tokenizer.from_file(encoder.path).decode
+    for talk, ids in zip(TALKS, np.split(made.ids, made.offsets[1:-1]), strict=True):
+        whole = theirs.apply_chat_template(talk, tokenize=False)
+        assert decode(ids.tolist(), skip_special_tokens=False) == whole
+        prompt = theirs.apply_chat_template(talk[:-1], add_generation_prompt=True, tokenize=True)["input_ids"]
+        assert ids[: len(prompt)].tolist() == prompt, "the ids that the model is asked with"

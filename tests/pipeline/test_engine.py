@@ -36,7 +36,7 @@ def test_a_job_runs_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "damage", ["no file", "torn file", "torn record", "no record", "record of another form"]
+    "damage", ["no file", "torn file", "other bytes", "torn record", "no record", "record of another form"]
 )
 def test_a_damaged_job_runs_again(tmp_path: Path, damage: str) -> None:
     folder = Folder(str(tmp_path))
@@ -47,6 +47,8 @@ def test_a_damaged_job_runs_again(tmp_path: Path, damage: str) -> None:
         file.unlink()
     elif damage == "torn file":
         file.write_bytes(b"2")
+    elif damage == "other bytes":
+        file.write_bytes(b"23")
     elif damage == "torn record":
         record.write_bytes(record.read_bytes()[:20])
     elif damage == "no record":
@@ -86,6 +88,25 @@ def test_on_ray(tmp_path: Path, ray_here: int) -> None:
     assert [x["read"] for x in counts] == list(range(5))
     with pytest.raises(MalmoiError, match="t/job-13: 13 is unlucky: use 14"):
         run_jobs(folder, jobs(5, 13), engine="ray", num_cpus=ray_here, tick=lambda _: None)
+
+
+@pytest.mark.ray
+def test_workers_hash_what_an_earlier_call_left(
+    tmp_path: Path, ray_here: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where it is too much for the driver: the whole is told as earlier, the damaged is done again."""
+    folder = Folder(str(tmp_path))
+    first = run_jobs(folder, jobs(1, 22, 3), engine="local", num_cpus=1, tick=lambda _: None)
+    (tmp_path / "stages/t/22.txt").write_bytes(b"33")
+    monkeypatch.setattr(engine, "CHECK_HERE_BYTES", 0)
+    ticks: list = []
+    again = run_jobs(folder, jobs(1, 22, 3), engine="ray", num_cpus=ray_here, tick=ticks.append)
+    assert sorted((x["read"], x.get("earlier", False)) for x in ticks) == [(1, True), (3, True), (22, False)]
+    assert (tmp_path / "stages/t/22.txt").read_bytes() == b"22"
+    times = ("seconds", "where")
+    assert [{k: v for k, v in x.items() if k not in times} for x in json.loads(json.dumps(first))] == [
+        {k: v for k, v in x.items() if k not in times} for x in again
+    ]
 
 
 @pytest.mark.ray

@@ -8,7 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from malmoi.pipeline.errors import StorageError
+from malmoi.pipeline.errors import BusyError, StorageError
+from malmoi.pipeline.lock import only_run
 from malmoi.pipeline.manifest import Manifest
 from malmoi.pipeline.storage import Folder
 
@@ -96,6 +97,13 @@ def test_stopped_and_gone_on(options, remote, run_here, monkeypatch):
     again = run_here("s3://whole/stopped", recipe(options)).manifest
     assert again.manifest_hash == remote.manifest_hash
     assert again.corpus == remote.corpus
+
+
+def test_two_runs_at_once(options, run_here):
+    folder = Folder("s3://whole/busy", options)
+    with only_run(folder), pytest.raises(BusyError, match=r"s3://whole/busy: process .* is running here"):
+        run_here("s3://whole/busy", recipe(options))
+    assert folder.list() == [], "neither the lock nor anything of the second run"
 
 
 def test_secrets_are_written_nowhere(options, remote):

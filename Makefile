@@ -1,21 +1,31 @@
 # One environment in .venv, made on first use; stamps keep everything idempotent.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check build clean distclean
+.PHONY: help venv demo demo-train test check build clean distclean
 .DELETE_ON_ERROR:
 
 VENV ?= .venv
 BIN := $(VENV)/bin
 BASE := $(VENV)/.base.stamp
+TRAIN := $(VENV)/.train.stamp
 DEV := $(VENV)/.dev.stamp
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 export RAY_USAGE_STATS_ENABLED := 0
 
 help:  ## this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */  make \1\t/' | expand -t 20
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 20
 
 demo: $(BASE)  ## run the demo recipe on the sample that comes with the project
 	@$(BIN)/malmoi run examples/recipes/demo.yaml
+
+demo-train: $(TRAIN)  ## sample, corpus, tokens, tiny model, evaluation, export, on a CPU in minutes
+	@$(BIN)/malmoi run examples/recipes/demo.yaml
+	@$(BIN)/python benchmarks/make_tokenizer.py runs/demo_tokenizer runs/demo --vocab 4096
+	@$(BIN)/malmoi tokenize runs/demo --tokenizer runs/demo_tokenizer --seq-len 256 --out runs/demo_tokens
+	@$(BIN)/malmoi train examples/recipes/demo_train.yaml
+	@$(BIN)/python examples/heldout_of_run.py runs/demo runs/demo_heldout.parquet
+	@$(BIN)/malmoi evaluate runs/demo_train --heldout runs/demo_heldout.parquet
+	@test -e runs/demo_model || $(BIN)/malmoi export runs/demo_train --out runs/demo_model
 
 test: $(DEV)  ## all tests, those that start Ray included
 	@$(BIN)/python -m pytest -q
@@ -55,7 +65,12 @@ $(BASE): pyproject.toml constraints.txt | $(BIN)/python
 	@$(PIP) -c constraints.txt -e .
 	@touch $@
 
+$(TRAIN): pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing malmoi with what training needs into $(VENV)"
+	@$(PIP) -c constraints.txt -e '.[train]'
+	@touch $(BASE) $@
+
 $(DEV): pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing malmoi with its development tools into $(VENV)"
 	@$(PIP) -c constraints.txt -e '.[dev]'
-	@touch $(BASE) $@
+	@touch $(BASE) $(TRAIN) $@

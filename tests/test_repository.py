@@ -83,9 +83,9 @@ def test_recipes_load_with_their_operators(path):
 
 @pytest.mark.parametrize("name", ["README.md", "README.ko.md", "CONTRIBUTING.md", ".ci/run"])
 def test_commands_are_make_targets(name):
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     used = re.findall(
-        r"^ *(?:\$ )?make ([a-z]+)|`make ([a-z]+)`", (ROOT / name).read_text(encoding="utf-8"), re.M
+        r"^ *(?:\$ )?make ([a-z-]+)|`make ([a-z-]+)`", (ROOT / name).read_text(encoding="utf-8"), re.M
     )
     commands = {a or b for a, b in used}
     assert commands, "names no command"

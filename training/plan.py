@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from malmoi.pipeline.errors import RecipeError
-from malmoi.pipeline.token_manifest import TokenManifest, read_token_manifest
+from malmoi.pipeline.storage import Folder
+from malmoi.pipeline.token_manifest import FILE, TokenManifest, read_token_manifest
 
 from .families import check_buildable, read_config
 from .recipe import PROMPT_KINDS, TrainRecipe, identity
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 # Shards are read whole and their hashes compared up to so many bytes; above, their sizes are.
 _DEEP_BYTES = 2 * 1024**3
+# Where the rows of a run lie that `malmoi tokenize RUN` or its stage made.
+IN_RUN = "tokens"
 # Packings that put one document into a row.
 _ALONE = ("none",)
 
@@ -46,6 +49,7 @@ class TrainPlan:
 
 def make_plan(recipe: TrainRecipe) -> TrainPlan:
     """Check a recipe against what it names. Raises RecipeError, ChangedError or MalmoiError, a line for a problem."""
+    recipe = _of_run(recipe)
     tokens = read_token_manifest(recipe.data.path, recipe.data.storage_options)
     _check_rows(recipe, tokens)
     _check_tokenizer(recipe, tokens)
@@ -77,9 +81,15 @@ def make_plan(recipe: TrainRecipe) -> TrainPlan:
     )
 
 
-def _check_rows(recipe: TrainRecipe, tokens: TokenManifest) -> None:
-    from malmoi.pipeline.storage import Folder
+def _of_run(recipe: TrainRecipe) -> TrainRecipe:
+    """`data.path` may be the folder of a run whose rows lie in it."""
+    folder = Folder(recipe.data.path, recipe.data.storage_options)
+    if folder.exists(FILE) or not folder.exists(f"{IN_RUN}/{FILE}"):
+        return recipe
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"path": folder.join(IN_RUN)})})
 
+
+def _check_rows(recipe: TrainRecipe, tokens: TokenManifest) -> None:
     place = recipe.data.path
     size = sum(shard.bytes for shard in tokens.shards)
     tokens.verify(Folder(place, recipe.data.storage_options), deep=size <= _DEEP_BYTES)

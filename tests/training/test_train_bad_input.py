@@ -134,6 +134,11 @@ def test_attention_is_chosen_by_the_rows(text_rows, sft_rows, tmp_path):
     assert make_plan(recipe(sft_rows, tmp_path, **on_gpu)).recipe.model.attention == "varlen"
 
 
+def test_the_folder_of_a_run_stands_for_its_rows(tmp_path):
+    rows = make_rows(tmp_path / "run" / "tokens")
+    assert make_plan(recipe(str(tmp_path / "run"), tmp_path / "out")).recipe.data.path == rows
+
+
 @pytest.mark.parametrize("what", ["loss", "norm"])
 def test_a_loss_that_is_not_finite_stops_the_run(what, text_rows, tmp_path, monkeypatch):
     real = loop.train_step

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import re
+import shutil
+import socket
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -119,3 +123,65 @@ def test_slurm_script_is_a_script():
     done = subprocess.run(["bash", str(CLUSTERS / "slurm.sh")], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "usage: sbatch" in done.stderr
+
+
+STANDINS = {
+    "scontrol": 'printf "one\\ntwo\\n"',
+    # The options of srun end where a word begins without a dash; each node has a folder of its own.
+    "srun": """
+while case "$1" in --*) true;; *) false;; esac; do shift; done
+[ "$1" != hostname ] || { echo "$STANDIN_IP"; exit; }
+where=head; case "$*" in *--address=*) where=worker;; esac
+exec "${@/#--temp-dir=*/--temp-dir=/tmp/$STANDIN-$where}"
+""",
+}
+
+
+@pytest.mark.ray
+@pytest.mark.cluster
+def test_slurm_script_runs(noted, tmp_path):
+    """Two nodes by stand-ins for srun and scontrol that start processes here."""
+    made = noted(6, seconds=1.0)
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    own = {
+        "ray": f'exec {sys.executable} -m ray.scripts.scripts "$@"',
+        "malmoi": f'exec {sys.executable} -m malmoi.pipeline "$@"',
+        "python": f'exec {sys.executable} "$@"',
+    }
+    for name, text in {**STANDINS, **own}.items():
+        (tools / name).write_text(f"#!/bin/bash\n{text}\n")
+        (tools / name).chmod(0o755)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect(("192.0.2.1", 9))  # nothing is sent
+        address = probe.getsockname()[0]
+    job = 10_000 + os.getpid() % 9_000
+    env = clean_environment() | {
+        "PATH": f"{tools}:{os.environ['PATH']}", "HOME": str(tmp_path), "PYTHONPATH": str(made.folder),
+        "STANDIN": f"sl{job}", "STANDIN_IP": address, "SLURM_JOB_ID": str(job), "SLURM_JOB_NODELIST": "one,two",
+        "SLURM_JOB_NUM_NODES": "2", "SLURM_CPUS_PER_TASK": "1",
+    }  # fmt: skip
+    able = [
+        "unshare",
+        "--pid",
+        "--fork",
+        "--mount-proc",
+        "--kill-child",
+    ]  # what it leaves behind ends with it
+    if os.geteuid() or subprocess.run([*able, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("no namespaces can be made here")
+    log = tmp_path / "log.txt"
+    done = subprocess.run(
+        [*able, "timeout", "200", "bash", str(CLUSTERS / "slurm.sh"), "recipe.yaml", "run.batch_rows=100"],
+        cwd=made.folder, env=env, check=False, stdout=log.open("w"), stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    for place in ("head", "worker"):
+        shutil.rmtree(f"/tmp/sl{job}-{place}", ignore_errors=True)
+    told = log.read_text() + "".join(path.read_text()[-1500:] for path in made.folder.glob("ray-*.log"))
+    assert done.returncode == 0, told
+    assert "noted: 6 documents" in told
+    assert len(made.nodes()) == 2
+
+
+def clean_environment():
+    return {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "PYTHONPATH"))}

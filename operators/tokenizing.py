@@ -166,6 +166,7 @@ def load_encoder(path: str, sample: Sequence[str] = (), *, eos: str | None = Non
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"tokenizer {str(file)!r} is not a tokenizer.json: {error!r}") from error
     special = {x["content"] for x in data.get("added_tokens") or [] if x.get("special")}
+    special -= _unknown(model)  # a model gives it for a character that it lacks, which is no control
     reference = _open_reference(content, file)
     known = reference.get_vocab(with_added_tokens=True)
     named = _named(file.parent)
@@ -240,6 +241,14 @@ def _eos_token(
             "give one with `eos`"
         )
     return found[0]
+
+
+def _unknown(model: dict[str, Any]) -> set[str]:
+    """The token for what is not in the vocabulary."""
+    if isinstance(model.get("unk_token"), str):
+        return {model["unk_token"]}
+    number = model.get("unk_id")  # of Unigram, whose vocabulary is a list of (token, score)
+    return {model["vocab"][number][0]} if isinstance(number, int) else set()
 
 
 def _patched(content: bytes, control: dict[str, int]) -> str:

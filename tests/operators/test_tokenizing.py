@@ -138,6 +138,24 @@ def test_a_vocabulary_that_gives_control_tokens_for_text(tmp_path):
     assert rows(ids, offsets) == [[1, 2], [1, 4, 3, 2], [2]]
 
 
+def test_a_character_that_the_model_lacks(tmp_path):
+    """Its token is special, but no control token: it stays."""
+    special = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    added = [{"id": i, "content": text, **special} for i, text in enumerate(("<unk>", "</s>"))]
+    model = {"type": "WordLevel", "vocab": {"<unk>": 0, "</s>": 1, "a": 2}, "unk_token": "<unk>"}
+    data = {
+        "version": "1.0",
+        "model": model,
+        "pre_tokenizer": {"type": "WhitespaceSplit"},
+        "added_tokens": added,
+    }
+    data |= {"normalizer": None, "post_processor": None, "decoder": None}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(data))
+    encoder = load_encoder(str(tmp_path))
+    assert encoder.control == (("</s>", 1),)
+    assert encoder.encode(pa.array(["a 漢 a"], pa.large_string()))[0].tolist() == [2, 0, 2]
+
+
 def test_a_giant_text(encoder, reference):
     text = "a 말모이 " * 40_000
     ids, _ = encoder.encode(pa.array([text], pa.large_string()))

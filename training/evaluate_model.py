@@ -19,6 +19,7 @@ import xxhash
 
 from malmoi.operators.tokenizing import load_encoder
 from malmoi.pipeline.errors import ChangedError, MalmoiError
+from malmoi.pipeline.storage import is_local
 
 from .bottleneck import FILE as BOTTLENECK
 from .bottleneck import with_bottlenecks
@@ -72,6 +73,10 @@ def find_model(given: str, *, base: str | None, device: str, dtype: str, best: b
         raise MalmoiError(f"{given}: not an adapter, so --base says nothing")
     if kind == "model":
         return Place(given, kind, str(folder.absolute()), None, device, dtype)
+    if is_local(given) and not folder.is_dir():
+        raise MalmoiError(
+            f"{given}: no such folder; nothing is ever downloaded, give the folder of a model or a run"
+        )
     trained = open_trained(given, best=best)
     return Place(given, "run", trained.place, trained.recipe.model.path, device, dtype)
 

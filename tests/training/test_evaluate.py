@@ -180,8 +180,10 @@ def test_another_tokenizer_than_the_runs(trained, given, tmp_path, tiny_tokenize
 
 
 def test_models_that_are_none(folder, given, tmp_path, tiny_tokenizer):
-    with pytest.raises(MalmoiError, match="nothing here"):
+    with pytest.raises(MalmoiError, match="nothing here: no such folder; nothing is ever downloaded"):
         run(EvaluateSettings(str(tmp_path / "nothing here"), heldout=given["heldout"]))
+    with pytest.raises(MalmoiError, match=r"no train\.json, so this is neither a run"):
+        run(EvaluateSettings(str(tmp_path), heldout=given["heldout"]))
     with pytest.raises(MalmoiError, match="--base says nothing"):
         run(EvaluateSettings(str(folder), heldout=given["heldout"], base=str(folder)))
     place = tmp_path / "model"

@@ -178,7 +178,7 @@ def tokenize(
 
     ChangedError: the folder holds rows of other settings or another input, or a shard changed meanwhile.
     """
-    folder, begin = plan.output, time.perf_counter()
+    folder = plan.output
     with only_run(folder) as still_ours:
         _same_plan(folder, plan)
         done = _finished(folder, console)
@@ -192,6 +192,7 @@ def tokenize(
         jobs = [Job(STAGE, shard_name(part.index), tokenize_part, part, plan=plan.key) for part in plan.parts]
         run = run or Run()
         num_cpus = start_ray(run) if engine == "ray" else 1
+        begin = time.perf_counter()
         with stage_progress(STAGE, len(jobs), console) as tick:
 
             def checked(done: Counts) -> None:

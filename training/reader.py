@@ -79,7 +79,7 @@ class PackedReader:
     (default: 64 MiB of tokens); it decides the order. prefetch: batches made ahead by a thread, 0 for none.
 
     ChangedError: a shard is missing or has another size, or a state is of other rows or another seed.
-    Memory: two windows and the batches ahead.
+    Memory: two windows and the batches ahead. Every rank reads every window and takes its share of it.
     """
 
     def __init__(

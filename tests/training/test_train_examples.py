@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -42,3 +45,16 @@ def test_the_table_agrees_with_the_code():
     assert {kind for kind, _, _ in rows} == set(METHOD_KEYS)
     assert {kind for kind, merges, _ in rows if merges == "yes"} == set(MERGEABLE)
     assert {kind for kind, _, several in rows if several == "no"} == set(PROMPT_KINDS)
+
+
+@pytest.mark.slow
+def test_does_curation_pay(tmp_path):
+    """The whole example with next to no training."""
+    script = str(ROOT / "examples" / "does_curation_pay.py")
+    command = [sys.executable, script, "--out", str(tmp_path), "--tokens", "4096", "--seeds", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads((tmp_path / "result.json").read_text())["bits_per_byte"]
+    assert found.keys() == {"raw", "cleaned", "curated"}
+    assert all(2.0 < bits["all"] < 8.0 for runs in found.values() for bits in runs)
+    assert "held-out bits per byte" in done.stdout

@@ -16,8 +16,9 @@ def parameter_groups(module: torch.nn.Module, weight_decay: float) -> list[dict[
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     if not trained:
         raise RecipeError("nothing of the model is trained; check method.target_modules")
-    matrices = [parameter for parameter in trained if parameter.ndim >= 2]
-    vectors = [parameter for parameter in trained if parameter.ndim < 2]
+    # Scales of IA3 are [1, n] and start at 1: a vector is what has one dimension that is more than 1.
+    matrices = [parameter for parameter in trained if parameter.numel() > max(parameter.shape, default=1)]
+    vectors = [parameter for parameter in trained if parameter.numel() <= max(parameter.shape, default=1)]
     groups = [(matrices, weight_decay), (vectors, 0.0)]
     return [{"params": params, "weight_decay": decay} for params, decay in groups if params]
 

@@ -32,7 +32,7 @@ METHOD_KEYS: dict[str, tuple[str, ...]] = {
     "lora": _LOW_RANK,
     "qlora": (*_LOW_RANK, *_QUANT),
     "dora": _LOW_RANK,
-    "prefix": ("num_virtual_tokens", "reparameterization", "encoder_hidden_size", "dropout"),
+    "prefix": ("num_virtual_tokens", "reparameterization", "encoder_hidden_size"),
     "prompt": ("num_virtual_tokens",),
     "p_tuning": ("num_virtual_tokens", "reparameterization", "encoder_hidden_size", "dropout"),
     "llama_adapter": ("num_virtual_tokens", "adapter_layers"),
@@ -141,6 +141,8 @@ class MethodSettings(Strict):
             raise ValueError(
                 f"{', '.join(wrong)} says nothing for kind: {self.kind}; known there: {', '.join(known) or 'none'}"
             )
+        if self.kind == "p_tuning" and self.reparameterization != "lstm" and self.dropout:
+            raise ValueError("dropout of kind: p_tuning is between the layers of reparameterization: lstm")
         if self.kind == "prefix" and self.reparameterization == "lstm":
             raise ValueError("reparameterization: lstm goes with kind: p_tuning; prefix has none and mlp")
         if self.kind == "p_tuning" and self.reparameterization == "none":

@@ -284,3 +284,20 @@ def test_adapters_of_another_size(folders, tmp_path):
     save_model(build_model(settings, method, "cpu"), method, tmp_path)
     with pytest.raises(MalmoiError, match="made for another model or size"):
         load_model(settings, MethodSettings(kind="bottleneck", bottleneck_size=4), tmp_path, "cpu")
+
+
+def test_scales_of_ia3_do_not_decay(folders):
+    """They start at 1: decay would switch keys and values off."""
+    from malmoi.training.optim import parameter_groups
+
+    settings = ModelSettings(path=folders["llama"], dtype="float32")
+    ia3, lora = (build_model(settings, METHODS[name][0], "cpu") for name in ("ia3", "lora"))
+    assert [group["weight_decay"] for group in parameter_groups(ia3, 0.1)] == [0.0]
+    assert [group["weight_decay"] for group in parameter_groups(lora, 0.1)] == [0.1]
+
+
+def test_dropout_where_there_is_none():
+    for kind, more in (("p_tuning", {"reparameterization": "mlp"}), ("prefix", {})):
+        with pytest.raises(ValueError, match="dropout"):
+            MethodSettings(kind=kind, dropout=0.1, **more)
+    MethodSettings(kind="p_tuning", reparameterization="lstm", dropout=0.1)

@@ -61,7 +61,8 @@ def labels(edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _unique(edges: np.ndarray) -> np.ndarray:
     ordered = np.sort(edges)
-    return ordered[np.diff(ordered, prepend=~ordered[:1]) != 0]
+    unique: np.ndarray = ordered[np.diff(ordered, prepend=~ordered[:1]) != 0]
+    return unique
 
 
 def _least(edges: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

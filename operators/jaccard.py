@@ -25,6 +25,17 @@ def shingle_sets(table: pa.Table, minhash: MinHash) -> tuple[np.ndarray, np.ndar
     return unique_runs(first, ids)
 
 
+def sketches(table: pa.Table, minhash: MinHash) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Signatures and shingle sets of the same shingles: (uint32 [rows, num_perm], and the two of `shingle_sets`)."""
+    first, ids = shingle_ids(table, minhash.ngram, minhash.ngram_size)
+    offsets, values = unique_runs(first, ids)
+    return (
+        minhash._signatures(offsets, values),
+        offsets,
+        values,
+    )  # minima of a set, so repetition adds nothing
+
+
 def unique_runs(first: np.ndarray, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Sort every run `ids[first[i]:first[i + 1]]` and drop what is twice in it; uint64 ids, int64 bounds."""
     offsets = np.zeros(len(first), dtype=np.int64)
@@ -40,14 +51,14 @@ def jaccard(offsets: np.ndarray, values: np.ndarray, left: np.ndarray, right: np
     Raises ValueError where the pairs differ in number or name a set that is not there.
     """
     both, sizes_left, sizes_right = _overlap(offsets, values, left, right)
-    return both / np.maximum(sizes_left + sizes_right - both, 1)
+    return np.asarray(both / np.maximum(sizes_left + sizes_right - both, 1))
 
 
 def containment(offsets: np.ndarray, values: np.ndarray, left: np.ndarray, right: np.ndarray) -> np.ndarray:
     """|A and B| / min(|A|, |B|), float64 [pairs]: how much of the smaller set is in the larger; 0 where one is
     empty. Arguments and errors as of `jaccard`."""
     both, sizes_left, sizes_right = _overlap(offsets, values, left, right)
-    return both / np.maximum(np.minimum(sizes_left, sizes_right), 1)
+    return np.asarray(both / np.maximum(np.minimum(sizes_left, sizes_right), 1))
 
 
 def estimate(signatures: np.ndarray, left: np.ndarray, right: np.ndarray) -> np.ndarray:

@@ -21,27 +21,29 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from malmoi.operators.survivors import EXACT, FUZZY, Survivors, Verify, exact_groups, rank
-from malmoi.operators.survivors import decide as choose_survivors
+from malmoi.operators.candidates import unpack
+from malmoi.operators.survivors import EXACT, FUZZY, exact_groups
 
+from .alarms import alarms, largest, losses, stop_on_alarm
+from .dedup import Found, People, deduplicate, gather_people
 from .engine import Job, committed, execute
 from .groups import group_counts
+from .index import save_index
 from .keys import Keys, load_keys
-from .manifest import Book, Dedup, Loss
-from .mixing import mix
+from .manifest import Book, Dedup, Earlier
+from .mixing import Mixed, mix
 from .parquet_out import RowGroupWriter
+from .saved import Index, read_saved
 from .spread import group_figures
 from .storage import Folder
-from .verify import Verifier
 from .written import hash_file, part_name
 
 if TYPE_CHECKING:
     from .run import Session
 
 STAGE = "decide"
-# A bucket of more documents gives stars round its best ones, and what is left comes up again, so often.
-MAX_BUCKET = 64
-MAX_ROUNDS = 64
+NEAREST = f"stages/{STAGE}/nearest.parquet"
+EARLIER = f"stages/{STAGE}/earlier.parquet"
 SCHEMA = pa.schema(
     [
         ("copies", pa.int32()),
@@ -73,31 +75,40 @@ class Verdicts:
 
 
 def decide(session: Session) -> dict[str, Any]:
-    """Deduplicate, mix, write the verdicts; the counts come from the commit record where it is done."""
+    """Deduplicate, mix, write the verdicts; the counts come from the commit record where it is done.
+
+    AlarmError where a source or language lost too much and the recipe says `on_alarm: stop`.
+    """
     job = Job(STAGE, "all", lambda folder, _: _decide(session, folder), None, session.plan.key)
     counts = committed(session.folder, job)
-    return counts if counts is not None else execute(session.folder, job)
+    counts = counts if counts is not None else execute(session.folder, job)
+    stop_on_alarm(session.folder, session.plan.recipe.dedup, counts)
+    return counts
 
 
 def _decide(session: Session, folder: Folder) -> dict[str, Any]:
-    plan = session.plan
+    plan, dedup = session.plan, session.plan.recipe.dedup
     keys = load_keys(folder, plan.num_parts)
     twice = exact_groups(keys.numbers["id_lo"], keys.numbers["id_hi"], np.arange(keys.num_docs)) >= 0
-    found = _deduplicate(session, keys, np.flatnonzero(~twice))
-    reason = np.zeros(keys.num_docs, dtype=np.int8)
-    reason[twice] = _ID
-    reason[found.kind == EXACT] = _EXACT
-    reason[found.kind == FUZZY] = _FUZZY
-    mixed = mix(plan.recipe.mixture, plan.recipe.seed, keys, np.flatnonzero(reason == 0))
-    unique = reason == 0
-    reason[unique & (mixed.copies == 0)] = _NOT_CHOSEN
-    verdicts = Verdicts(reason, found.duplicate_of, found.similarity, mixed.copies)
-    survivors = _survivor_ids(folder, keys, verdicts)
-    names = [_write_part(folder, keys, verdicts, survivors, part) for part in range(plan.num_parts)]
+    reported = dedup.policy == "report_only"
+    people = gather_people(session, keys, twice, () if reported else plan.against)
+    found = deduplicate(session, keys, people)
+    seen = found
+    if reported and plan.against:
+        seen = deduplicate(session, keys, gather_people(session, keys, twice, plan.against), "report-")
+    verdicts, unique, mixed = _verdicts(session, keys, twice, found)
+    names = Names(folder, keys, seen.people)
+    survivors = names.of(verdicts.survivor[verdicts.survivor >= 0])
+    files = [_write_part(folder, keys, verdicts, survivors, part) for part in range(plan.num_parts)]
+    files.append(_write_nearest(folder, names, found))
+    if plan.against:
+        files.append(_write_earlier(folder, names, seen))
+    saved = save_index(session, keys) if dedup.save_index else []
     return {
         "books": [asdict(book) for book in _books(keys, verdicts)],
-        "dedup": asdict(_dedup_summary(keys, verdicts, plan.recipe.dedup.alarm_share, found.left)),
-        "rounds": {"verified": list(found.verified), "removed": list(found.removed), "left": found.left},
+        "dedup": asdict(_dedup_summary(session, keys, verdicts, found, seen)),
+        "rounds": {"verified": [], "removed": [], "left": 0, **found.counts},
+        "largest": largest(names, verdicts.survivor),
         "groups": group_counts(keys, unique, mixed.copies),
         "effective": {
             "before": group_figures(keys, np.ones(keys.num_docs, dtype=np.int64)),
@@ -105,59 +116,53 @@ def _decide(session: Session, folder: Folder) -> dict[str, Any]:
         },
         "targets": mixed.targets,
         "notes": list(mixed.notes),
-        "files": [hash_file(folder, name) for name in names],
+        "index": saved,
+        "files": [hash_file(folder, name) for name in files] + [file[:3] for file in saved],
     }
 
 
-def _deduplicate(session: Session, keys: Keys, active: np.ndarray) -> Survivors:
-    """Survivors over all documents; those that are not `active` (int64 ordinals) take no part."""
-    dedup, minhash = session.plan.recipe.dedup, session.plan.keys.minhash
-    numbers = {name: values[active] for name, values in keys.numbers.items()}
-    places = rank(numbers, keys.names["source"].codes[active], dedup.prefer)
-    verify: Verify = _no_pairs
-    if minhash is not None:
-        verifier = Verifier(
-            session.folder, keys, minhash, lambda jobs: session.run("verify", jobs, shown=False)
-        )
-
-        def verify_active(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-            return verifier(active[left], active[right])
-
-        verify = verify_active
-
-    result = choose_survivors(
-        places,
-        verify,
-        exact=(numbers["exact_lo"], numbers["exact_hi"]) if dedup.exact.enabled else None,
-        bands=keys.bands[active] if keys.bands is not None else None,
-        signed=keys.has_bands[active],
-        threshold=dedup.fuzzy.threshold,
-        max_bucket=MAX_BUCKET,
-        max_rounds=MAX_ROUNDS,
-    )
-    duplicate_of = np.full(keys.num_docs, -1, dtype=np.int64)
-    duplicate_of[active] = np.where(result.duplicate_of < 0, -1, active[result.duplicate_of])
-    similarity = np.full(keys.num_docs, np.nan, dtype=np.float32)
-    similarity[active] = result.similarity
-    kind = np.zeros(keys.num_docs, dtype=np.int8)
-    kind[active] = result.kind
-    return Survivors(duplicate_of, similarity, kind, result.verified, result.removed, result.left)
+def _verdicts(
+    session: Session, keys: Keys, twice: np.ndarray, found: Found
+) -> tuple[Verdicts, np.ndarray, Mixed]:
+    """The verdicts, which documents are unique (bool), and the mixture over these."""
+    recipe, new = session.plan.recipe, keys.num_docs
+    reason = np.zeros(new, dtype=np.int8)
+    reason[twice] = _ID
+    reason[found.kind[:new] == EXACT] = _EXACT
+    reason[found.kind[:new] == FUZZY] = _FUZZY
+    unique = reason == 0
+    mixed = mix(recipe.mixture, recipe.seed, keys, np.flatnonzero(unique))
+    reason[unique & (mixed.copies == 0)] = _NOT_CHOSEN
+    return Verdicts(reason, found.survivor[:new], found.similarity[:new], mixed.copies), unique, mixed
 
 
-def _no_pairs(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    return np.zeros(len(left))
+@dataclass(frozen=True)
+class Names:
+    """Looks up documents by ordinal, in the parts of this run and the shards of earlier indexes."""
 
+    folder: Folder
+    keys: Keys
+    people: People
 
-def _survivor_ids(folder: Folder, keys: Keys, verdicts: Verdicts) -> tuple[np.ndarray, pa.Table]:
-    """Ordinals (sorted, int64) of all survivors of a duplicate, and their `id` and `source`."""
-    ordinals = np.unique(verdicts.survivor[verdicts.survivor >= 0])
-    parts = keys.part_of(ordinals)
-    tables = [pa.table({"id": pa.array([], pa.large_string()), "source": pa.array([], pa.large_string())})]
-    for part in np.unique(parts).tolist():
-        with folder.open(f"stages/filter/{part_name(part)}.kept.parquet") as stream:
-            ids = pq.read_table(stream, columns=["id", "source"])
-        tables.append(ids.take(pa.array(ordinals[parts == part] - keys.first[part])))
-    return ordinals, pa.concat_tables(tables)
+    def of(self, ordinals: np.ndarray) -> tuple[np.ndarray, pa.Table]:
+        """The distinct ordinals (sorted, int64), and their `id` and `source`."""
+        ordinals = np.unique(ordinals)
+        pieces = np.searchsorted(self.people.first, ordinals, side="right") - 1
+        tables = [
+            pa.table({"id": pa.array([], pa.large_string()), "source": pa.array([], pa.large_string())})
+        ]
+        for piece in np.unique(pieces).tolist():
+            table = self._read(piece)
+            tables.append(table.take(pa.array(ordinals[pieces == piece] - self.people.first[piece])))
+        return ordinals, pa.concat_tables(tables)
+
+    def _read(self, piece: int) -> pa.Table:
+        parts = len(self.keys.first) - 1
+        if piece >= parts:
+            saved = self.people.saved[piece - parts]
+            return read_saved(saved.folder, saved.name, ["id", "source"])
+        with self.folder.open(f"stages/filter/{part_name(piece)}.kept.parquet") as stream:
+            return pq.read_table(stream, columns=["id", "source"])
 
 
 def _write_part(
@@ -207,26 +212,68 @@ def _books(keys: Keys, verdicts: Verdicts) -> list[Book]:
     ]
 
 
-def _dedup_summary(keys: Keys, verdicts: Verdicts, alarm_share: float, left: int) -> Dedup:
+def _dedup_summary(session: Session, keys: Keys, verdicts: Verdicts, found: Found, seen: Found) -> Dedup:
+    """`seen`: the verdicts with the documents of earlier runs, where `found` is without."""
+    dedup = session.plan.recipe.dedup
     removed = verdicts.survivor >= 0
     sizes = np.unique(verdicts.survivor[removed], return_counts=True)[1] + 1
-    sources = keys.names["source"]
-    entered = np.bincount(sources.codes[verdicts.reason != _ID], minlength=len(sources.names))
-    exact, fuzzy = (
-        np.bincount(sources.codes[verdicts.reason == code], minlength=len(sources.names))
-        for code in (_EXACT, _FUZZY)
+    kinds = (verdicts.reason != _ID, verdicts.reason == _EXACT, verdicts.reason == _FUZZY)
+    sources, languages = (losses(keys.names[name], *kinds) for name in ("source", "language"))
+    return Dedup(
+        len(sizes),
+        int(sizes.max(initial=0)),
+        sources,
+        alarms(sources, languages, dedup.alarm_share, found.left),
+        languages if keys.names["language"].names != ("",) else (),
+        tuple(_earlier(index, age, seen) for age, index in enumerate(session.plan.against)),
     )
-    losses = tuple(
-        Loss(name, int(entered[i]), int(exact[i]), int(fuzzy[i])) for i, name in enumerate(sources.names)
+
+
+def _earlier(index: Index, age: int, seen: Found) -> Earlier:
+    people = seen.people
+    survivor = seen.survivor
+    matched = survivor[: people.new][survivor[: people.new] >= people.new]
+    superseded = (people.age == age) & (survivor >= 0) & (survivor < people.new)
+    return Earlier(
+        index.run,
+        index.hash,
+        index.documents,
+        int(np.count_nonzero(people.age[matched] == age)),
+        int(np.count_nonzero(superseded[people.new :])),
     )
-    alarms = [
-        f"alarm: {loss.source} lost {loss.exact + loss.fuzzy:,} of {loss.documents:,} documents to deduplication"
-        for loss in losses
-        if loss.exact + loss.fuzzy > alarm_share * loss.documents
-    ]
-    if left:
-        alarms.append(
-            f"alarm: {left:,} or more candidate pairs in buckets of over {MAX_BUCKET} documents were not compared "
-            f"within {MAX_ROUNDS} rounds: near-duplicates may be left among pages of one template"
-        )
-    return Dedup(len(sizes), int(sizes.max(initial=0)), losses, tuple(alarms))
+
+
+def _write_nearest(folder: Folder, names: Names, found: Found) -> str:
+    """The compared pairs nearest the threshold, for `malmoi duplicates`."""
+    left, right = unpack(np.ascontiguousarray(found.nearest["pair"]))
+    ours = (left < found.people.new) & (right < found.people.new)  # of others there is no text
+    left, right, similarity = left[ours], right[ours], found.nearest["similarity"][ours]
+    ordinals, table = names.of(np.concatenate([left, right]))
+    columns: dict[str, Any] = {"similarity": similarity}
+    for side, documents in (("a", left), ("b", right)):
+        named = table.take(pa.array(np.searchsorted(ordinals, documents)))
+        part = names.keys.part_of(documents)
+        columns |= {
+            f"{side}_id": named.column("id"),
+            f"{side}_source": named.column("source"),
+            f"{side}_part": part,
+            f"{side}_row": documents - names.keys.first[part],
+        }
+    with folder.create(NEAREST) as sink:
+        pq.write_table(pa.table(columns), sink)
+    return NEAREST
+
+
+def _write_earlier(folder: Folder, names: Names, seen: Found) -> str:
+    """Pairs of a document of this run and one of an earlier run: which stays, by the policy."""
+    new, survivor = seen.people.new, seen.survivor
+    gone = np.flatnonzero((survivor >= 0) & ((survivor >= new) != (np.arange(len(survivor)) >= new)))
+    ordinals, table = names.of(np.concatenate([gone, survivor[gone]]))
+    columns: dict[str, Any] = {"is_new": gone < new, "similarity": seen.similarity[gone]}
+    for prefix, documents in (("", gone), ("duplicate_", survivor[gone])):
+        named = table.take(pa.array(np.searchsorted(ordinals, documents)))
+        columns |= {f"{prefix}{'of' if prefix else 'id'}": named.column("id")}
+        columns |= {f"{prefix}source": named.column("source")}
+    with folder.create(EARLIER) as sink:
+        pq.write_table(pa.table(columns), sink)
+    return EARLIER

@@ -35,5 +35,9 @@ class ChangedError(MalmoiError):
     """The recipe or an input file is not what it was when the run was planned."""
 
 
+class AlarmError(MalmoiError):
+    """Deduplication took more of a source or a language than the recipe allows."""
+
+
 class TornError(MalmoiError):
     """A compressed stream ends too early or is damaged; what came before it was handed out."""

@@ -123,7 +123,7 @@ class Mixture:
 
 @dataclass(frozen=True)
 class Loss:
-    """Documents of a source that entered deduplication, and those that it removed."""
+    """Documents of a source (or a language) that entered deduplication, and those that it removed."""
 
     source: str
     documents: int
@@ -132,13 +132,28 @@ class Loss:
 
 
 @dataclass(frozen=True)
+class Earlier:
+    """An earlier run's index that documents were compared with. `matched`: documents of this run that a document
+    of it made a duplicate; `superseded`: its documents that lost to one of this run."""
+
+    run: str
+    index: str
+    documents: int
+    matched: int = 0
+    superseded: int = 0
+
+
+@dataclass(frozen=True)
 class Dedup:
-    """Clusters of two and more documents, the size of the largest, losses by source, alarms raised."""
+    """Clusters of two and more documents, the size of the largest, losses by source and by language, alarms
+    raised, earlier runs compared with."""
 
     clusters: int = 0
     largest: int = 0
     losses: tuple[Loss, ...] = ()
     alarms: tuple[str, ...] = ()
+    languages: tuple[Loss, ...] = ()
+    earlier: tuple[Earlier, ...] = ()
 
     @property
     def exact(self) -> int:

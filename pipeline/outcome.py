@@ -54,6 +54,10 @@ def _others(aside: list[Counts]) -> list[Output]:
     ]
 
 
+def _path(output: Output) -> str:
+    return output.path
+
+
 def _groups(counts: Mapping[str, Any], read: Mapping[str, int]) -> tuple[Group, ...]:
     names = sorted(set(counts) | set(read))
     return tuple(Group(name=name, read=read.get(name, 0), **counts.get(name, {})) for name in names)
@@ -130,7 +134,9 @@ def build_manifest(
         books=tuple(books),
         inputs=tuple(Input(**entry) for entry in identity["inputs"]),
         corpus=tuple(_outputs(written, "read")),
-        others=tuple(sorted(_others(aside), key=lambda output: output.path)),
+        others=tuple(
+            sorted([*_others(aside), *(Output(*file) for file in decided.get("index", []))], key=_path)
+        ),
         sources=_groups(decided["groups"]["source"], sources),
         languages=_groups(decided["groups"]["language"], read["language"]) if read["language"] else (),
         dedup=TypeAdapter(Dedup).validate_python(decided["dedup"]),

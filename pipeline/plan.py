@@ -25,6 +25,7 @@ from .files import InputFile, find_files
 from .filtering import FilterPart, KeySpec, documents_schema
 from .identity import identity_of, libraries, plain
 from .recipe import Recipe, Source
+from .saved import Index, open_index
 from .sources import Part, split_parts
 from .token_settings import check_settings, prompts_of
 
@@ -73,6 +74,15 @@ class Plan:
     extras: pa.Schema
     keys: KeySpec
 
+    @cached_property
+    def against(self) -> tuple[Index, ...]:
+        """The saved indexes of earlier runs, oldest first; RecipeError where one cannot be used."""
+        recipe = self.recipe
+        options = recipe.output_options
+        return tuple(
+            open_index(place, self.base, self.keys.minhash, options) for place in recipe.dedup.against
+        )
+
     @property
     def num_parts(self) -> int:
         return sum(len(source.parts) for source in self.sources)
@@ -120,6 +130,8 @@ class Plan:
         recipe = self.recipe.model_dump(mode="json", exclude=apart)
         for source in recipe["sources"]:
             source.pop("storage_options", None)
+        for key in ("on_alarm", "partitions"):  # how, not what
+            recipe["dedup"].pop(key)
         return {
             "format": FORMAT,
             "malmoi": malmoi_version(),
@@ -142,6 +154,7 @@ class Plan:
                 for planned in self.sources
                 for file in planned.files
             ],
+            "against": [index.hash for index in self.against],
             "parts": self.num_parts,
             "cuts": self._cuts,
             "columns": {field.name: str(field.type) for field in self.extras},
@@ -216,7 +229,9 @@ def make_plan(recipe: Recipe, base: str = ".", name: str = "recipe") -> Plan:
                 raise RecipeError(
                     f"{name}: tokenize: no column {column!r}{did_you_mean(column, list(there))}"
                 )
-    return Plan(recipe, base, steps, tuple(sources), extras, keys)
+    made = Plan(recipe, base, steps, tuple(sources), extras, keys)
+    _ = made.against  # refused here, before a document is read
+    return made
 
 
 def _check_weights(recipe: Recipe, name: str) -> None:
@@ -252,7 +267,7 @@ def minhash_of(recipe: Recipe) -> MinHash | None:
     if not fuzzy.enabled:
         return None
     try:
-        return MinHash(**fuzzy.model_dump(exclude={"enabled": True}))
+        return MinHash(**fuzzy.model_dump(exclude={"enabled", "measure"}))
     except ValueError as error:
         raise RecipeError(f"dedup.fuzzy: {error}") from error
 

@@ -43,9 +43,12 @@ class ExactDedup(Strict):
 
 
 class FuzzyDedup(Strict):
-    """MinHash LSH with verified removal; the fields are those of `malmoi.operators.MinHash`."""
+    """MinHash LSH with verified removal; the fields are those of `malmoi.operators.MinHash` but for `measure`:
+    what must reach the threshold, the Jaccard similarity or how much of the smaller document is in the larger.
+    """
 
     enabled: bool = True
+    measure: Literal["jaccard", "containment"] = "jaccard"
     ngram: Literal["word", "char"] = "word"
     ngram_size: int = Field(default=5, ge=1)
     num_perm: int = Field(default=112, ge=1)
@@ -59,13 +62,21 @@ class Dedup(Strict):
     """Which copy stays: the columns of `prefer` in turn, larger first; then the source's name and a hash of the
     id, smaller first.
 
-    A source that loses more than `alarm_share` of its documents is named in the summary and the manifest.
+    A source or language that loses more than `alarm_share` of its documents is named in the summary and the
+    manifest; `on_alarm: stop` ends the run there. `partitions`: of the shuffle, else by the size of the input;
+    neither is part of the run's identity. `against`: earlier runs that were made with `save_index`; `policy`: what
+    their documents do.
     """
 
     exact: ExactDedup = ExactDedup()
     fuzzy: FuzzyDedup = FuzzyDedup()
     quality: str | None = None
     alarm_share: float = Field(default=0.5, gt=0.0, le=1.0)
+    on_alarm: Literal["warn", "stop"] = "warn"
+    partitions: int | None = Field(default=None, ge=1, le=65536)
+    against: Annotated[tuple[str, ...], BeforeValidator(_one_or_many)] = ()
+    policy: Literal["keep_old", "keep_best", "report_only"] = "keep_old"
+    save_index: bool = False
     prefer: tuple[Literal["quality", "length", "priority"], ...] = ("quality", "length", "priority")
 
 

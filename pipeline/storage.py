@@ -27,7 +27,7 @@ TEMP_PREFIX = ".tmp-"
 _TEMP = re.compile(re.escape(TEMP_PREFIX) + "[0-9a-f]{32}-.")
 
 # The folders of a run in which files are made, besides the top one and each stage's.
-WRITTEN = ("stages", "corpus", "dropped", "quarantine")
+WRITTEN = ("stages", "corpus", "dropped", "quarantine", "index")
 
 # An upload becomes visible when it is closed, and replaces the old object at once.
 OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss"})

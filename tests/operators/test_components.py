@@ -1,5 +1,7 @@
 """Components by union-find and by stars: the same labels on any graph, partitioned in any way."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -52,12 +54,12 @@ def test_random_graphs(data, num, partitions):
 @pytest.mark.parametrize("partitions", [1, 4])
 def test_chains_stars_and_cliques(partitions):
     shuffled = np.random.default_rng(3).permutation(3000).tolist()
-    chain = list(zip(shuffled, shuffled[1:], strict=False))
+    chain = list(itertools.pairwise(shuffled))
     assert check(3000, chain, partitions) <= 14
     assert check(3000, [(i, i + 1) for i in range(2999)], partitions) <= 14
     assert check(3000, [(shuffled[0], other) for other in shuffled[1:]], partitions) <= 4
     clique = [(a, b) for a in shuffled[:60] for b in shuffled[:60] if a != b]
-    assert check(3000, clique + [(shuffled[60], shuffled[61])], partitions) <= 4
+    assert check(3000, [*clique, (shuffled[60], shuffled[61])], partitions) <= 4
 
 
 def test_nothing():

@@ -1,0 +1,104 @@
+"""Bucket files: rows of a fixed width set aside by partition, so that one range read gives a partition's rows.
+
+    8 bytes "malmoib1" | partitions uint64 | first row of each partition, and the end, uint64 [partitions + 1] | rows
+
+All little-endian. One job writes one such file, a later job reads its partition out of the files of all of
+them: this is how deduplication shuffles, on a disk or an object store, restartable file by file.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from .errors import MalmoiError
+from .storage import Folder, file_system
+from .written import FileRecord, hash_file
+
+MAGIC = b"malmoib1"
+_READERS = 16  # at a time, from an object store: each answer takes some 20 ms
+
+
+def write_buckets(
+    folder: Folder, name: str, partition: np.ndarray, rows: np.ndarray, partitions: int
+) -> FileRecord:
+    """Write `rows` [n, any dtype] by `partition` (integers [n]); rows of a partition keep their order."""
+    order = np.argsort(partition.astype(np.uint32), kind="stable")
+    counts = np.bincount(partition.astype(np.int64), minlength=partitions)
+    return write_sorted(folder, name, counts, rows[order])
+
+
+def write_sorted(folder: Folder, name: str, counts: np.ndarray, rows: np.ndarray) -> FileRecord:
+    """Write `rows`, the first `counts[0]` of which are of partition 0, and so on."""
+    if int(counts.sum()) != len(rows):
+        raise ValueError(f"{name}: want {counts.sum()} rows, got {len(rows)}")
+    index = np.concatenate([[len(counts), 0], np.cumsum(counts)]).astype("<u8")
+    with folder.create(name) as sink:
+        sink.write(MAGIC + index.tobytes())
+        sink.write(np.ascontiguousarray(rows).view(np.uint8).data)
+    return hash_file(folder, name)
+
+
+def read_range(folder: Folder, name: str, start: int, stop: int) -> bytes:
+    """The bytes [start, stop) of a file, in one request where it is remote."""
+    path = folder.local_path(name)
+    if path is None:
+        fs, remote = file_system(folder.join(name), folder.options)
+        return bytes(fs.cat_file(remote, start=start, end=stop)) if stop > start else b""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        data = b""
+        while len(data) < stop - start:  # a read gives at most 2 GiB
+            more = os.pread(handle, stop - start - len(data), start + len(data))
+            if not more:
+                break
+            data = data + more if data else more
+        return data
+    finally:
+        os.close(handle)
+
+
+def read_bucket(folder: Folder, name: str, partition: int, dtype: np.dtype) -> np.ndarray:
+    """The rows of one partition; MalmoiError where the file is not whole."""
+    try:
+        head = read_range(folder, name, 0, 8 + 8 * (partition + 3))
+        index = np.frombuffer(head[8:], "<u8")
+        if head[:8] != MAGIC or len(index) != partition + 3 or not partition < index[0]:
+            raise MalmoiError(f"{folder.join(name)}: not a bucket file of partition {partition}")
+        data = 8 + 8 * (int(index[0]) + 2)
+        start, stop = (data + int(index[partition + i]) * dtype.itemsize for i in (1, 2))
+        rows = np.frombuffer(read_range(folder, name, start, stop), dtype)
+        if len(rows) * dtype.itemsize != stop - start:
+            raise MalmoiError(f"{folder.join(name)}: ends early")
+    except (FileNotFoundError, ValueError) as error:
+        raise MalmoiError(
+            f"{folder.join(name)}: cannot be read ({error}); run the same command again"
+        ) from error
+    return rows
+
+
+def read_buckets(folder: Folder, names: Sequence[str], partition: int, dtype: np.dtype) -> list[np.ndarray]:
+    """The rows of one partition in each of the files, in the files' order."""
+    if folder.is_local or len(names) < 2:
+        return [read_bucket(folder, name, partition, dtype) for name in names]
+    with ThreadPoolExecutor(_READERS) as pool:
+        return list(pool.map(lambda name: read_bucket(folder, name, partition, dtype), names))
+
+
+def joined(pieces: Sequence[np.ndarray], dtype: np.dtype) -> np.ndarray:
+    """The pieces behind each other, in one array of `dtype`."""
+    return np.concatenate([np.empty(0, dtype), *pieces])
+
+
+def of_key(keys: np.ndarray, partitions: int) -> np.ndarray:
+    """The partition of 64-bit hashes, int64: by their upper half."""
+    return np.asarray(((keys >> np.uint64(32)) * np.uint64(partitions)) >> np.uint64(32), dtype=np.int64)
+
+
+def of_document(documents: np.ndarray, partitions: int) -> np.ndarray:
+    """The partition of ordinals, int64: by a multiplicative hash, as neighbours are often alike in size."""
+    with np.errstate(over="ignore"):
+        return of_key(documents.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15), partitions)

@@ -1,0 +1,279 @@
+"""Deduplication of a run: exact copies from the keys, near-duplicates by jobs over partitions of their bands.
+
+The process that leads the run holds some 100 bytes a document (hashes, rank, verdict) and the pairs at or above
+the threshold; bands, candidates, signatures and shingle sets stay in the jobs of `shuffle`. Where the pairs are
+more than `MAX_EDGES`, it holds the verdicts only, and `clusters` settles them apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from malmoi.operators.survivors import FUZZY, compose, exact_groups, rank
+
+from .buckets import joined, read_bucket
+from .clusters import FOUND, settle, survivors_apart
+from .engine import Counts, Job, run_jobs
+from .keys import Keys
+from .saved import NUMBERS, Index, read_saved
+from .shuffle import (
+    EDGE,
+    NO_RANK,
+    STAGE,
+    Layout,
+    Saved,
+    Step,
+    band_group,
+    compare_partition,
+    fetch_group,
+    near_files,
+    nearest,
+    pair_partition,
+    unique_partition,
+    write_open,
+)
+
+if TYPE_CHECKING:
+    from .run import Session
+
+MAX_ROUNDS = 64
+MAX_EDGES = 50_000_000
+"""Pairs at or above the threshold that one process settles: 24 bytes each, some five times that while it sorts."""
+ROWS_PER_PARTITION = 2_000_000
+TEXT_PER_PARTITION = 256 * 1024**2
+DOCUMENTS_PER_GROUP = 100_000
+
+
+@dataclass(frozen=True)
+class People:
+    """All documents, those of this run first, then those of earlier indexes, one array each.
+
+    `age`: 0 for the oldest index, the run itself last; `active`: takes part; `rank`: uint32, NO_RANK where not.
+    """
+
+    new: int
+    first: tuple[int, ...]
+    saved: tuple[Saved, ...]
+    age: np.ndarray
+    active: np.ndarray
+    rank: np.ndarray
+    exact: tuple[np.ndarray, np.ndarray]
+
+    @property
+    def total(self) -> int:
+        return len(self.age)
+
+
+@dataclass(frozen=True)
+class Found:
+    """The verdicts of deduplication, one array over all documents each: survivor (int64, -1: stays), similarity
+    float32, kind int8 (STAYS, EXACT, FUZZY). `counts`: for the record; `nearest`: EDGE, pairs nearest the
+    threshold; `left`: pairs that the rounds did not reach."""
+
+    people: People
+    survivor: np.ndarray
+    similarity: np.ndarray
+    kind: np.ndarray
+    counts: dict[str, Any] = field(default_factory=dict)
+    nearest: np.ndarray = field(default_factory=lambda: np.empty(0, EDGE))
+    left: int = 0
+
+
+def gather_people(session: Session, keys: Keys, twice: np.ndarray, indexes: tuple[Index, ...]) -> People:
+    """The documents of the run (but for those of an id that was there before) and of the indexes, ranked."""
+    dedup, new = session.plan.recipe.dedup, keys.num_docs
+    first, saved, ages = list(keys.first.tolist()), [], [np.full(new, len(indexes), dtype=np.int8)]
+    numbers = {name: [keys.numbers[name]] for name in NUMBERS}
+    sources = [np.array(keys.names["source"].names, dtype=object)[keys.names["source"].codes]]
+    for place, index in enumerate(indexes):
+        for shard in index.shards:
+            table = read_saved(index.folder, shard.name, [*NUMBERS, "source"])
+            saved.append(Saved(index.folder, shard.name))
+            first.append(first[-1] + table.num_rows)
+            ages.append(np.full(table.num_rows, place, dtype=np.int8))
+            for name in NUMBERS:
+                numbers[name].append(table.column(name).to_numpy())
+            sources.append(table.column("source").to_numpy(zero_copy_only=False))
+    whole = {name: np.concatenate(pieces) for name, pieces in numbers.items()}
+    age = np.concatenate(ages)
+    active = np.concatenate([~twice, np.full(len(age) - new, True)])
+    codes = keys.names["source"].codes
+    if indexes:
+        codes = np.unique(np.concatenate(sources).astype(str), return_inverse=True)[1]
+    there = np.flatnonzero(active)
+    places = rank({name: whole[name][there] for name in whole}, codes[there], dedup.prefer)
+    if indexes and dedup.policy != "keep_best":
+        order = np.lexsort((places, age[there]))
+        places = np.empty(len(order), dtype=np.int64)
+        places[order] = np.arange(len(order))
+    ranks = np.full(len(age), NO_RANK, dtype=np.uint32)
+    ranks[there] = places
+    return People(new, tuple(first), tuple(saved), age, active, ranks, (whole["exact_lo"], whole["exact_hi"]))
+
+
+def deduplicate(session: Session, keys: Keys, people: People, tag: str = "") -> Found:
+    """Survivors over all documents; `tag`: begins the names of all files on the way."""
+    dedup, minhash = session.plan.recipe.dedup, session.plan.keys.minhash
+    there = np.flatnonzero(people.active)
+    copy_of = np.full(people.total, -1, dtype=np.int64)
+    if dedup.exact.enabled:
+        lo, hi = people.exact
+        groups = exact_groups(lo[there], hi[there], people.rank[there].astype(np.int64))
+        copy_of[there] = np.where(groups < 0, -1, there[groups])
+    survivor = np.full(people.total, -1, dtype=np.int64)
+    similarity = np.full(people.total, np.nan, dtype=np.float32)
+    found = Found(people, survivor, similarity, np.zeros(people.total, np.int8))
+    if minhash is not None:
+        ranks = np.where(copy_of < 0, people.rank, np.uint32(NO_RANK)).astype("<u4")
+        layout = replace(_layout(session, keys, people), tag=tag)
+        session.folder.write_bytes(layout.ranks, ranks.tobytes())
+        found = _Rounds(session, layout, people, ranks, copy_of < 0).run()
+    survivor, similarity, kind = compose(copy_of, found.survivor, found.similarity)
+    return replace(found, survivor=survivor, similarity=similarity, kind=kind)
+
+
+def _layout(session: Session, keys: Keys, people: People) -> Layout:
+    plan, dedup = session.plan, session.plan.recipe.dedup
+    minhash = plan.keys.minhash
+    assert minhash is not None
+    groups: list[tuple[int, int]] = []
+    begin = 0
+    for piece in range(1, len(people.first)):
+        full = people.first[piece] - people.first[begin] >= DOCUMENTS_PER_GROUP
+        if full or piece in (plan.num_parts, len(people.first) - 1):
+            if piece > begin:
+                groups.append((begin, piece))
+            begin = piece
+    rows = people.total * minhash.bands
+    text = int(keys.numbers["text_bytes"].sum())
+    auto = max(1, -(-rows // ROWS_PER_PARTITION), -(-text // TEXT_PER_PARTITION))
+    return Layout(
+        first=people.first,
+        groups=tuple(groups),
+        partitions=dedup.partitions or auto,
+        minhash=minhash,
+        measure=dedup.fuzzy.measure,
+        parts=plan.num_parts,
+        saved=people.saved,
+    )
+
+
+@dataclass
+class _Rounds:
+    """The rounds of one run: what has been compared so far, and who goes by it."""
+
+    session: Session
+    layout: Layout
+    people: People
+    ranks: np.ndarray
+    open: np.ndarray
+    verified: list[int] = field(default_factory=list)
+    removed: list[int] = field(default_factory=list)
+    exact: int = 0
+    moved: int = 0
+    edges: int = 0
+    stars: int = 0
+    nearest: np.ndarray = field(default_factory=lambda: np.empty(0, EDGE))
+
+    def jobs(self, jobs: list[Job]) -> list[Counts]:
+        """Run the jobs of a step: here where there is one partition, else as those of a stage are run."""
+        session = self.session
+        if self.layout.partitions > 1:
+            counts = session.run(STAGE, jobs, shown=False)
+        else:
+            session.still_ours()
+            mine = [replace(job, plan=session.plan.key) for job in jobs]
+            counts = run_jobs(session.folder, mine, engine="local", num_cpus=1, tick=lambda _: None)
+        self.moved += sum(one.get("moved", 0) for one in counts)
+        return counts
+
+    def step(
+        self,
+        round_: int,
+        name: str,
+        work: Callable[..., Counts],
+        indexes: range | tuple[int, ...],
+        large: tuple[int, ...] = (),
+    ) -> list[Counts]:
+        return self.jobs(
+            [
+                Job(STAGE, self.layout.name(round_, name, i), work, Step(self.layout, round_, i, large))
+                for i in indexes
+            ]
+        )
+
+    def run(self) -> Found:
+        """All rounds: until no pair is left to compare, or MAX_ROUNDS."""
+        layout, folder = self.layout, self.session.folder
+        groups, everything = range(len(layout.groups)), range(layout.partitions)
+        found = np.empty(0, FOUND)
+        away = np.zeros(self.people.total, dtype=bool)
+        self.step(0, "bands", band_group, groups)
+        counts = self.step(0, "pairs", pair_partition, everything)
+        left = sum(one["pairs"] for one in counts)
+        large = tuple(p for p, one in enumerate(counts) if one["large"])
+        round_ = 0
+        while left and round_ < MAX_ROUNDS:
+            unique = self.step(round_, "unique", unique_partition, everything, large)
+            self.step(round_, "fetch", fetch_group, groups)
+            compared = self.step(round_, "compare", compare_partition, everything)
+            self.exact += sum(one["exact"] for one in compared)
+            self.edges += sum(one["near"] for one in compared)
+            self._keep_nearest(round_)
+            round_ += 1
+            self.verified.append(sum(one["pairs"] for one in unique))
+            if sum(one["near"] for one in compared) or round_ == 1:
+                found = self._survivors(round_)
+            self.removed.append(len(found))
+            gone = np.zeros(self.people.total, dtype=bool)
+            gone[found["document"]] = True
+            away |= gone
+            left = 0
+            if large:
+                write_open(folder, layout.open_file(round_), self.open & ~gone, away & ~gone)
+                counts = self.step(round_, "pairs", pair_partition, large)
+                left = self._unique_pairs(round_, large) if round_ == MAX_ROUNDS else 0
+                left = left or sum(one["pairs"] for one in counts)
+        return self._found(found, left)
+
+    def _unique_pairs(self, round_: int, large: tuple[int, ...]) -> int:
+        """What a further round would have compared."""
+        counts = self.step(round_, "unique", unique_partition, range(self.layout.partitions), large)
+        return sum(one["pairs"] for one in counts)
+
+    def _keep_nearest(self, round_: int) -> None:
+        layout = self.layout
+        names = [layout.file(round_, "compare", p, "nearest") for p in range(layout.partitions)]
+        pieces = [read_bucket(self.session.folder, name, 0, EDGE) for name in names]
+        self.nearest = nearest(joined([self.nearest, *pieces], EDGE), layout.minhash.threshold)
+
+    def _survivors(self, rounds: int) -> np.ndarray:
+        """FOUND of all pairs so far: here where they fit, else component by component."""
+        if self.edges > MAX_EDGES:
+            found, self.stars = survivors_apart(self.session.folder, self.layout, rounds, self.jobs)
+            return found
+        names = near_files(self.layout, rounds)
+        edges = joined([read_bucket(self.session.folder, name, 0, EDGE) for name in names], EDGE)
+        return settle(edges, self.ranks, self.layout.minhash.threshold)
+
+    def _found(self, found: np.ndarray, left: int) -> Found:
+        total = self.people.total
+        survivor = np.full(total, -1, dtype=np.int64)
+        similarity = np.full(total, np.nan, dtype=np.float32)
+        survivor[found["document"]], similarity[found["document"]] = found["survivor"], found["similarity"]
+        counts = {
+            "verified": self.verified,
+            "removed": self.removed,
+            "left": left,
+            "compared_exactly": self.exact,
+            "edges": self.edges,
+            "star_rounds": self.stars,
+            "partitions": self.layout.partitions,
+            "shuffled_bytes": self.moved,
+        }
+        kind = np.where(survivor < 0, 0, FUZZY).astype(np.int8)
+        return Found(self.people, survivor, similarity, kind, counts, self.nearest, left)

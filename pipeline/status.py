@@ -25,7 +25,8 @@ from .watch import ALIVE, LOG, RUNNING
 
 State = Literal["finished", "running", "stale", "stopped", "not started"]
 
-STAGES = ("filter", "verify", "decide", "scatter", "write", "dropped")
+STAGES = ("filter", "verify", "decide", "scatter", "write", "dropped")  # then others of the log, in its order
+PASSING = ("verify", "scatter")  # their files go when the run is finished
 COMMIT = ".commit.json"
 STALE_BEATS = 6  # signs of life that may be missed: a busy disk or store is no dead run
 TOP_REASONS = 8
@@ -221,9 +222,9 @@ def _stages(
     for event in events:
         if event.get("event") == "stage_start" and event.get("stage") != "verify":
             totals[str(event.get("stage"))] = int(event.get("parts", 0))
-    for name in STAGES:
-        if name == "scatter" and (finished or not shuffle):
-            continue  # its files are on their way to the shards, and gone at the end
+    for name in dict.fromkeys((*STAGES, *totals)):
+        if name in PASSING and (finished or (name == "scatter" and not shuffle)):
+            continue
         names = folder.list(f"stages/{name}")
         done = {Path(x).name.removesuffix(COMMIT) for x in names if x.endswith(COMMIT)}
         running = {Path(x).name.removesuffix(RUNNING) for x in names if x.endswith(RUNNING)} - done

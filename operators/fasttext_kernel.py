@@ -7,7 +7,6 @@ occurrence. Sums are kept in a direct-mapped table that changes no result, only 
 
 from __future__ import annotations
 
-import math
 import threading
 from typing import Any, NamedTuple
 
@@ -15,6 +14,7 @@ import numpy as np
 
 from .fasttext_file import HIERARCHICAL, SOFTMAX, Classifier, Tables, fnv
 from .fasttext_ngrams import Block, add_row, has_row, new_block, push_words, row_of
+from .fasttext_outputs import best_leaf, best_sigmoid, best_softmax
 from .kernel import inline, lean
 
 _KEPT = 1 << 14  # the sums of 16 floats fit into a megabyte of cache
@@ -94,81 +94,6 @@ def _find(
                 return int(word)
         slot = (slot + np.uint32(1)) & mask
     return -1
-
-
-@lean
-def _best_leaf(
-    hidden: np.ndarray,
-    outputs: np.ndarray,
-    left: np.ndarray,
-    right: np.ndarray,
-    stack: np.ndarray,
-    scores: np.ndarray,
-) -> tuple[int, float]:
-    """Depth first, left first, as fastText goes through its tree, with its cut at log(1e-5)."""
-    labels = (len(left) + 1) // 2
-    best, best_score = -1, np.float32(-np.inf)
-    floor = np.float32(math.log(1e-5))
-    top = 1
-    stack[0], scores[0] = len(left) - 1, np.float32(0.0)
-    while top > 0:
-        top -= 1
-        node, score = stack[top], scores[top]
-        if score < floor or (best >= 0 and score < best_score):
-            continue
-        if left[node] < 0:
-            if best < 0 or score > best_score:
-                best, best_score = node, score
-            continue
-        dot = np.float32(0.0)
-        for d in range(len(hidden)):
-            dot += outputs[node - labels, d] * hidden[d]
-        f = np.float32(1.0 / (1.0 + np.float64(np.exp(np.float32(-dot)))))
-        stack[top], scores[top] = right[node], np.float32(score + np.float32(math.log(f + 1e-5)))
-        stack[top + 1] = left[node]
-        scores[top + 1] = np.float32(score + np.float32(math.log(np.float32(1.0 - f) + 1e-5)))
-        top += 2
-    return best, math.exp(best_score) if best >= 0 else 0.0
-
-
-@lean
-def _best_softmax(hidden: np.ndarray, outputs: np.ndarray, values: np.ndarray) -> tuple[int, float]:
-    """The label of the largest output and its softmax."""
-    best = 0
-    for label in range(len(outputs)):
-        dot = np.float32(0.0)
-        for d in range(len(hidden)):
-            dot += outputs[label, d] * hidden[d]
-        values[label] = dot
-        if dot > values[best]:
-            best = label
-    total = np.float32(0.0)
-    for label in range(len(outputs)):
-        total += np.exp(np.float32(values[label] - values[best]))
-    return best, float(np.float32(1.0) / total) + 1e-5
-
-
-@lean
-def _best_sigmoid(hidden: np.ndarray, outputs: np.ndarray) -> tuple[int, float]:
-    """The label of the largest sigmoid by fastText's table of 512 steps; of equal ones the last, as in its heap."""
-    best, most = -1, -1
-    for label in range(len(outputs)):
-        dot = np.float32(0.0)
-        for d in range(len(hidden)):
-            dot += outputs[label, d] * hidden[d]
-        if dot < -8:
-            step = 0
-        elif dot > 8:
-            step = 514
-        else:
-            step = int(np.float32(dot + 8) * 512 / 8 / 2) + 1
-        if step >= most:
-            best, most = label, step
-    if most == 0:
-        return best, 1e-5
-    if most == 514:
-        return best, 1.0 + 1e-5
-    return best, 1.0 / (1.0 + math.exp(-((most - 1) * 16 / 512 - 8))) + 1e-5
 
 
 @inline
@@ -358,11 +283,11 @@ def _predict(
         for d in range(len(vector)):
             vector[d] *= scale
         if t.loss == HIERARCHICAL:
-            best, score = _best_leaf(vector, t.outputs, t.left, t.right, stack, values)
+            best, score = best_leaf(vector, t.outputs, t.left, t.right, stack, values)
         elif t.loss == SOFTMAX:
-            best, score = _best_softmax(vector, t.outputs, values)
+            best, score = best_softmax(vector, t.outputs, values)
         else:
-            best, score = _best_sigmoid(vector, t.outputs)
+            best, score = best_sigmoid(vector, t.outputs)
         labels[document], scores[document] = best, score
 
 

@@ -150,6 +150,13 @@ def _run(
 
 
 @inline
+def _case_of(kind: int, point: int) -> int:
+    """CASED for a letter that may be a capital."""
+    small = 0x5A < point < 0x80 or 0x3000 <= point < 0xA000 or 0xAC00 <= point < 0xD7A4
+    return CASED if kind & LETTER and not small else 0
+
+
+@inline
 def _begins_run(data: np.ndarray, p: int, end: int, ascii_kind: np.ndarray) -> tuple[int, int]:
     """The kind and the bytes of a letter or digit at `p` that `_run` takes; (0, 0) where there is none."""
     if p >= end:
@@ -239,8 +246,7 @@ def segment(
                     if width and not any_of & WHITE:
                         start, kinds, points = p, kind, 1
                         before, effective = SPACE, NUMERIC if kind == NUMBER else ALETTER
-                        raw = effective
-                        p += width
+                        raw, p = effective, p + width
                         continue
                     if p >= end:
                         break
@@ -253,17 +259,12 @@ def segment(
                 if raw >= 0:
                     i = _emit(i, kinds, any_of, start, p, points, spans)
                 start, kinds, points = p, 0, 0
-            kinds |= kind & KINDS
-            if kind & LETTER and not (
-                0x5A < point < 0x80 or 0x3000 <= point < 0xA000 or 0xAC00 <= point < 0xD7A4
-            ):
-                kinds |= CASED
+            kinds |= (kind & KINDS) | _case_of(kind, point)
             points += 1
             if not (_ignored(c) and raw >= 0 and not (raw == CR or raw == LF or raw == NEWLINE)):
                 before, effective = effective, c
                 regional = regional + 1 if c == REGIONAL else 0
-            raw = c
-            p = after
+            raw, p = c, after
         if raw >= 0:
             i = _emit(i, kinds, any_of, start, p, points, spans)
     first[len(offsets) - 1] = i

@@ -257,12 +257,12 @@ def _joined(table: pa.Table, pieces: Sequence[_Piece]) -> pa.Array:
 def _with_eos(
     runs: list[tuple[bool, Ints, Offsets]], eos: int, rows: int
 ) -> list[tuple[bool, Ints, Offsets]]:
-    """eos after the last trained run, for examples whose trained runs have none; what follows is cut off."""
+    """eos after the last trained run, for examples whose last answer has none; what follows is cut off."""
     last = max(i for i, run in enumerate(runs) if run[0])
     has = np.zeros(rows, np.bool_)
     for trained, ids, offsets in runs:
         if trained:
-            has |= _sums(ids == eos, offsets) > 0
+            has = np.where(np.diff(offsets) > 0, _sums(ids == eos, offsets) > 0, has)
     end = (True, np.full(int((~has).sum()), eos, np.int32), _offsets(~has))
     return [*runs[: last + 1], end]
 

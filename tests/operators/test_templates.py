@@ -281,3 +281,16 @@ def test_chat_as_transformers_has_it(tiny_tokenizer, encoder):
         assert decode(ids.tolist(), skip_special_tokens=False) == whole
         prompt = theirs.apply_chat_template(talk[:-1], add_generation_prompt=True, tokenize=True)["input_ids"]
         assert ids[: len(prompt)].tolist() == prompt, "the ids that the model is asked with"
+
+
+def test_eos_ends_the_last_answer_although_an_earlier_one_has_it(encoder):
+    segments = (
+        Segment("{q1}"),
+        Segment("{a1}<|eos|>", trained=True),
+        Segment("{q2}"),
+        Segment("{a2}", trained=True),
+    )
+    rows = [{name: "가나 hello" for name in ("q1", "a1", "q2", "a2")}]
+    made = encode_segments(table(rows), Template("two", segments), encoder)
+    assert made.ids[-1] == encoder.eos_id
+    assert made.labels[-1] == encoder.eos_id

@@ -24,7 +24,7 @@ demo-train: $(TRAIN)  ## sample, corpus, tokens, tiny model, evaluation, export,
 	@$(BIN)/malmoi tokenize runs/demo --tokenizer runs/demo_tokenizer --seq-len 256 --out runs/demo_tokens
 	@$(BIN)/malmoi train examples/recipes/demo_train.yaml
 	@$(BIN)/python examples/heldout_of_run.py runs/demo runs/demo_heldout.parquet
-	@$(BIN)/malmoi evaluate runs/demo_train --heldout runs/demo_heldout.parquet
+	@$(BIN)/malmoi evaluate runs/demo_train --heldout runs/demo_heldout.parquet --limit 10
 	@test -e runs/demo_model || $(BIN)/malmoi export runs/demo_train --out runs/demo_model
 
 test: $(DEV)  ## all tests, those that start Ray included

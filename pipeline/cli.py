@@ -132,6 +132,21 @@ def why(
 
 
 @app.command()
+def duplicates(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="folder of a run")],
+    least_sure: Annotated[int, typer.Option(help="pairs nearest the threshold to show")] = 20,
+    clusters: Annotated[int | None, typer.Option(help="the largest clusters instead, so many")] = None,
+    plain: Annotated[
+        bool, typer.Option("--plain", help="no columns, differences as [-gone-] {+new+}")
+    ] = False,
+) -> None:
+    """Show compared pairs nearest the threshold side by side, with what differs marked; or the largest clusters."""
+    from .duplicates import print_duplicates
+
+    print_duplicates(run, make_console(), least_sure, clusters, plain)
+
+
+@app.command()
 def status(
     run: Annotated[str, typer.Argument(metavar="RUN", help="folder or URL of a run, or its recipe.yaml")],
     json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,

@@ -17,7 +17,7 @@ import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pyarrow as pa
 from rich.console import Console
@@ -25,7 +25,7 @@ from rich.console import Console
 from malmoi.operators.contract import Operator
 
 from . import html
-from .config import load_recipe
+from .config import check_names, load_recipe
 from .engine import EngineKind
 from .errors import MalmoiError
 from .evidence import Duplicates, Why
@@ -119,6 +119,8 @@ def run(
     """
     from .run import run_plan
 
+    if engine not in get_args(EngineKind):
+        raise MalmoiError(f"run: want engine 'ray' or 'local', got {engine!r}")
     planned = recipe.plan if isinstance(recipe, PlanView) else _planned(recipe, overrides, base)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="IProgress not found")  # of tqdm, which Ray loads
@@ -126,12 +128,14 @@ def run(
     return Result.load(planned.recipe.output, planned.recipe.output_options)
 
 
-def status(run: str | Recipe, options: dict[str, Any] | None = None) -> Status:
+def status(run: str | Recipe | Result, options: dict[str, Any] | None = None) -> Status:
     """How far a run is, from its folder alone, on any machine that reaches it: a path, an fsspec URL with its
-    `options`, or the recipe."""
+    `options`, the recipe, or what a run gave back."""
+    if isinstance(run, Result):
+        return read_status(run.folder.url, run.folder.options)
     if isinstance(run, Recipe):
         return read_status(run.output, run.output_options)
-    return read_status(run, options or {})
+    return read_status(str(run), options or {})
 
 
 def _console(progress: bool) -> Console:
@@ -152,6 +156,7 @@ def _planned(recipe: Recipe | str | Path, overrides: Iterable[str], base: str | 
             raise MalmoiError(
                 "overrides go with a recipe file; for an object: recipe.model_copy(update={...})"
             )
+        check_names(recipe)
         return make_plan(recipe, recipe.folder if base is None else base, "recipe")
     if not isinstance(recipe, str | Path):
         raise MalmoiError(f"want a Recipe or the path of a recipe file, got {type(recipe).__name__}")

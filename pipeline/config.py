@@ -21,12 +21,17 @@ from .yaml_file import check_model, read_yaml
 def parse_recipe(data: Mapping[str, Any], name: str = "recipe", root: yaml.Node | None = None) -> Recipe:
     """A checked recipe from a mapping; every problem in one RecipeError, a line each."""
     recipe = check_model(Recipe, data, name, root)
+    check_names(recipe, name)
+    build_steps(recipe, name)
+    return recipe
+
+
+def check_names(recipe: Recipe, name: str = "recipe") -> None:
+    """RecipeError where two sources have one name."""
     names = [source.name for source in recipe.sources]
     twice = sorted({x for x in names if names.count(x) > 1})
     if twice:
         raise RecipeError(f"{name}: source name given twice: {', '.join(twice)}")
-    build_steps(recipe, name)
-    return recipe
 
 
 def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:

@@ -51,7 +51,12 @@ class Result:
         MalmoiError where it holds no finished run.
         """
         folder = run if isinstance(run, Folder) else Folder(str(run), options or {})
-        manifest = Manifest.load(folder)
+        try:
+            manifest = Manifest.load(folder)
+        except MalmoiError:
+            raise
+        except Exception as error:  # of many classes, by the driver of a remote store
+            raise SourceError(f"{folder.url}: cannot be read ({type(error).__name__}: {error})") from error
         report = json.loads(folder.read_bytes("report.json")) if folder.exists("report.json") else {}
         return Result(manifest, folder, report)
 
@@ -137,7 +142,7 @@ class Result:
 
         SourceError where the run has no document with this id.
         """
-        fates = tuple(find(self.folder, id, source))
+        fates = tuple(find(self.folder, str(id), source))
         if not fates:
             raise SourceError(
                 f"{self.folder.url}: no document with id {id!r}" + (f" in {source!r}" if source else "")

@@ -247,7 +247,8 @@ def signals(table: pa.Table, operator: Operator) -> SignalView:
             )
     if not isinstance(table, pa.Table):
         raise MalmoiError(
-            f"signals: want a pyarrow.Table, got {type(table).__name__}; pa.table({{'text': [...]}}) makes one"
+            f"signals: want a pyarrow.Table, got {type(table).__name__}; pa.table({{'text': [...]}}) makes one, and "
+            "pa.Table.from_pandas(frame)"
         )
     missing = [name for name in operator.needs if name not in table.column_names]
     if missing:
@@ -256,7 +257,7 @@ def signals(table: pa.Table, operator: Operator) -> SignalView:
         )
     if TEXT in table.column_names:
         kind = table.schema.field(TEXT).type
-        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        if not any(of(kind) for of in (pa.types.is_string, pa.types.is_large_string, pa.types.is_null)):
             raise MalmoiError(f"signals: column 'text' is {kind}, want strings")
         table = with_columns(table, [(TEXT, table.column(TEXT).cast(pa.large_string()))])
     others = np.zeros(table.num_rows, bool)

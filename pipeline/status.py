@@ -150,9 +150,13 @@ def read_status(run: str, options: Mapping[str, Any] | None = None, *, now: floa
         recipe = load_recipe(run)
         run, options = recipe.output, recipe.output_options
     folder = Folder(run, options or {})
-    plan = _json(folder, "plan.json")
+    try:
+        there = folder.exists("plan.json")
+        plan = _json(folder, "plan.json")
+    except Exception as error:  # of many classes, by the driver of a remote store
+        raise SourceError(f"{folder.url}: cannot be read ({type(error).__name__}: {error})") from error
     if not plan:
-        if folder.exists("plan.json"):
+        if there:
             raise SourceError(f"{folder.url}: its plan.json cannot be read; is it a run's folder?")
         raise SourceError(
             f"{folder.url}: no run here (no plan.json); want the `output` of a recipe, or the recipe"

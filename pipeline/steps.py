@@ -11,9 +11,14 @@ from malmoi.operators.contract import Operator
 
 def as_steps(value: Any) -> Any:
     """A recipe's `steps` with operator objects replaced by their entries; everything else as it is."""
-    if isinstance(value, list | tuple):
-        return [step_entry(step) if _is_operator(step) else step for step in value]
-    return value
+    if isinstance(value, str) or _is_operator(value):
+        raise ValueError(f"want a list of steps, got one {type(value).__name__}")
+    if not isinstance(value, list | tuple):
+        return value
+    for step in value:
+        if isinstance(step, type):
+            raise ValueError(f"want operators, got the class {step.__name__}; write {step.__name__}()")
+    return [step_entry(step) if _is_operator(step) else step for step in value]
 
 
 def step_entry(operator: Operator) -> dict[str, dict[str, Any]]:

@@ -240,11 +240,18 @@ def test_html(result):
         (lambda r: r.signals("gopher"), "did you mean"),
         (lambda r: r.duplicates(0), "limit >= 1"),
         (lambda r: r.why("nowhere"), "no document with id 'nowhere'"),
+        (lambda r: r.why(7), "no document with id 7"),
+        (lambda r: mp.Result.load(__file__), "cannot be read"),
         (lambda r: mp.Result.load("/nowhere/at/all"), "not a finished run"),
         (lambda r: mp.plan("nowhere.yaml"), "nowhere.yaml: No such file"),
         (lambda r: mp.plan(3), "want a Recipe or the path"),
         (lambda r: mp.run({"name": "x"}), "got dict"),
         (lambda r: mp.status("/nowhere/at/all"), "no run here"),
+        (lambda r: mp.run("demo.yaml", engine="dask"), "want engine 'ray' or 'local', got 'dask'"),
+        (
+            lambda r: mp.plan(mp.Recipe(name="x", output="y", sources=[{"name": "s", "path": "z"}] * 2)),
+            "source name given twice: s",
+        ),
         (
             lambda r: mp.plan(mp.Recipe(name="x", output="y", sources=[{"name": "s", "path": "nowhere"}])),
             "nowhere",
@@ -260,6 +267,19 @@ def test_html(result):
 def test_wrong_arguments(result, call, said):
     with pytest.raises(mp.MalmoiError, match=said):
         call(result)
+
+
+@pytest.mark.parametrize(
+    ("steps", "said"),
+    [
+        ([GopherQuality], r"write GopherQuality\(\)"),
+        (GopherQuality(), "want a list of steps, got one GopherQuality"),
+        ("normalise", "want a list of steps, got one str"),
+    ],
+)
+def test_wrong_steps_of_an_object(steps, said):
+    with pytest.raises(ValidationError, match=said):
+        mp.Recipe(name="x", output="y", sources=[{"name": "s", "path": "z"}], steps=steps)
 
 
 def test_a_wrong_key_of_an_object():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 import uuid
@@ -194,8 +195,12 @@ def test_the_log_is_no_part_of_the_output(started, outputs):
 
 
 def test_a_log_that_cannot_be_written_stops_no_run(started, monkeypatch):
-    def refuse(*_, **__):
-        raise OSError(28, "No space left on device")
+    real = os.open
+
+    def refuse(path, *arguments, **named):
+        if str(path).endswith(watch.LOG):
+            raise OSError(28, "No space left on device")
+        return real(path, *arguments, **named)
 
     monkeypatch.setattr(watch.os, "open", refuse)
     monkeypatch.setattr(watch.RunLog, "_flush", lambda self: None)
@@ -225,3 +230,11 @@ def test_a_folder_that_is_no_run(tmp_path, content):
     (tmp_path / "plan.json").write_text(content)
     with pytest.raises(SourceError, match=r"plan\.json cannot be read"):
         read_status(str(tmp_path))
+
+
+def test_a_store_that_does_not_answer():
+    pytest.importorskip("s3fs")
+    options = {"key": "k", "secret": "s", "client_kwargs": {"endpoint_url": "http://127.0.0.1:9"}}
+    options["config_kwargs"] = {"retries": {"max_attempts": 0}, "connect_timeout": 2}
+    with pytest.raises(SourceError, match=r"s3://bucket/run: cannot be read .*127\.0\.0\.1:9"):
+        read_status("s3://bucket/run", options)

@@ -61,7 +61,7 @@ def star(folder: Folder, work: Star) -> dict[str, Any]:
 
 
 def _near(folder: Folder, work: Star) -> np.ndarray:
-    """The edges of a partition; they are partitioned by their first document already."""
+    """The edges that a partition of the comparison found."""
     layout = work.layout
     names = [layout.file(r, "compare", work.partition, "near") for r in range(work.rounds)]
     return joined(read_buckets(folder, names, 0, EDGE), EDGE)
@@ -75,7 +75,14 @@ def _write(folder: Folder, work: Star, edges: np.ndarray, counts: dict[str, Any]
 
 
 def _link(folder: Folder, work: Star) -> dict[str, Any]:
-    return _write(folder, work, both_ways(np.ascontiguousarray(_near(folder, work)["pair"])), {})
+    """The edges both ways, and beside them as they are, by their first document."""
+    edges, partitions = _near(folder, work), work.layout.partitions
+    name = work.file(work.step, "found", work.partition)
+    found = write_buckets(
+        folder, name, of_document(edges["pair"] >> np.uint64(32), partitions), edges, partitions
+    )
+    counts = _write(folder, work, both_ways(np.ascontiguousarray(edges["pair"])), {})
+    return {**counts, "moved": counts["moved"] + edges.nbytes, "files": [*counts["files"], found]}
 
 
 def _star(folder: Folder, work: Star) -> dict[str, Any]:
@@ -98,7 +105,7 @@ def _label(folder: Folder, work: Star) -> dict[str, Any]:
     node, label = labels(
         joined(read_buckets(folder, work.all_of(work.step - 1, before), work.partition, PAIR), PAIR)
     )
-    edges = _near(folder, work)
+    edges = joined(read_buckets(folder, work.all_of(0, "found"), work.partition, EDGE), EDGE)
     left = edges["pair"] >> np.uint64(32)
     owner = of_document(label[np.searchsorted(node, left)], work.layout.partitions)
     name = work.file(work.step, work.kind, work.partition)

@@ -4,7 +4,7 @@ All are committed jobs of the stage `verify`; only keys, ordinals and shingle ha
 files. A round is
 
     bands    a group of parts      rows (band hash, document, rank) by partition of the band hash; first round only
-    pairs    a partition of bands  candidate pairs of its buckets, by partition of the pair's first document
+    pairs    a partition of bands  candidate pairs of its buckets, by partition of the pair's worse document
     unique   a partition of pairs  each pair once, and the documents that are needed, by group of parts
     fetch    a group of parts      signature and shingle set of these documents by partition of pairs; reads text
     compare  a partition of pairs  signature estimate, exact similarity where that leaves a doubt
@@ -181,12 +181,11 @@ def pair_partition(folder: Folder, step: Step) -> dict[str, Any]:
     now["done"] = done
     rows[there] = now
     large = rows[large_rows(np.ascontiguousarray(rows["key"]), MAX_BUCKET)] if round_ == 0 else rows
-    left = unpack(pairs)[0]
     files = [
         write_buckets(
             folder,
             layout.file(round_, "pairs", index, "pairs"),
-            of_document(left, layout.partitions),
+            of_document(_worse(pairs, now), layout.partitions),
             pairs.astype(PAIR),
             layout.partitions,
         ),
@@ -201,6 +200,16 @@ def pair_partition(folder: Folder, step: Step) -> dict[str, Any]:
         "moved": pairs.nbytes,
         "files": files,
     }
+
+
+def _worse(pairs: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """The worse-ranked document of each pair, which owns it: a document that is in very many pairs is the best of
+    a large bucket, so no partition gets them all."""
+    order = np.argsort(rows["document"])
+    documents, ranks = rows["document"][order], rows["rank"][order]
+    left, right = unpack(pairs)
+    left_rank, right_rank = (ranks[np.searchsorted(documents, side)] for side in (left, right))
+    return np.where(left_rank > right_rank, left, right)
 
 
 def _shared(rows: np.ndarray, new: int) -> np.ndarray:

@@ -19,25 +19,7 @@ from malmoi.pipeline import buckets, clusters, dedup, shuffle
 from malmoi.pipeline.errors import AlarmError, MalmoiError, RecipeError
 from malmoi.pipeline.storage import Folder
 
-WORDS = [
-    "모든",
-    "국민은",
-    "법률이",
-    "정하는",
-    "바에",
-    "the",
-    "quick",
-    "brown",
-    "fox",
-    "über",
-    "den",
-    "faulen",
-    "Hund",
-    "東京",
-    "京都",
-    "ไทย",
-    "good",
-]
+WORDS = ["모든", "국민은", "법률이", "the", "quick", "brown", "fox", "über", "Hund", "東京", "京都", "ไทย"]
 
 
 def documents(seed, families, name):

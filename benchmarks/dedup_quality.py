@@ -1,15 +1,19 @@
-"""Precision and recall of deduplication against exact gold pairs: `benchmarks/dedup_quality.py FOLDER`.
+"""Precision and recall of deduplication against exact gold pairs: `benchmarks/dedup_quality.py PAIRS`.
 
-FOLDER holds a labelled set: `revisions-*.jsonl.zst` with the documents (`id`, `text`) and
-`exact-revisions-*.jsonl` with every pair (`a`, `b`, `j5w`) whose similarity is 0.4 or more: the exact Jaccard
-of the 5-grams of what `\\w+` finds in the lower-cased text. A pair that is not listed counts as 0.
+PAIRS is `exact-revisions-*.jsonl` (or the folder that holds it) with every pair (`a`, `b`, `j5w`) whose similarity
+is 0.4 or more: the exact Jaccard of the 5-grams of what `\\w+` finds in the lower-cased text. A pair that is not
+listed counts as 0. Beside it lie the documents: `revisions-*.jsonl.zst` (`id`, `text`).
+
+It ends with the S-curve: of the gold pairs by similarity, the share that has a band in common, beside
+1 - (1 - s^rows)^bands; and with 1 where precision is below 0.98 or recall at the threshold below 0.95.
 
 The whole of `malmoi.operators.survivors.decide` runs on the set; with `--run RUN` the removals are read from what
 `malmoi run` wrote about the same documents (ids from the field `id`, no rules, one source) instead. Measured:
 
 * Precision: every removed document is compared with the survivor that it names; the share of removals whose
-  gold similarity is at or above the threshold less 0.02. Where the pair is not listed (documents of fewer
-  than 8 words are not), it counts as right only if the two texts are equal but for white space.
+  gold similarity is at or above the threshold less 0.001 (the gold is rounded). Where the pair is not listed
+  (documents of fewer than 8 words are not), it counts as right only if the two texts are equal but for white
+  space.
 * Recall at 0.85: a gold pair at or above it is found when not both of its documents stay.
 * Compared at 0.85: the share of these pairs that were themselves compared (copies of the two stand for them),
   or are exact copies: what the bands find, whatever other pairs do.
@@ -21,6 +25,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import itertools
 import json
 import sys
 import time
@@ -36,11 +41,13 @@ from malmoi.operators.jaccard import jaccard, shingle_sets
 from malmoi.operators.minhash import MinHash
 from malmoi.operators.survivors import EXACT, FUZZY, Survivors, decide, rank
 
-SLACK, HIGH = 0.02, 0.85
+SLACK, HIGH = 0.001, 0.85
+WANT_PRECISION, WANT_RECALL = 0.98, 0.95
 
 
 def read_set(folder: Path) -> tuple[pa.Table, dict[tuple[int, int], float]]:
     """The documents (`id`, `text`), and the gold similarity of pairs of their row numbers."""
+    folder = folder if folder.is_dir() else folder.parent
     (documents,), (pairs,) = folder.glob("revisions-*.jsonl.zst"), folder.glob("exact-revisions-*.jsonl")
     with documents.open("rb") as stream:
         text = io.TextIOWrapper(zstandard.ZstdDecompressor().stream_reader(stream), "utf-8")
@@ -148,9 +155,25 @@ def measure(
     }
 
 
+def s_curve(table: pa.Table, gold: dict[tuple[int, int], float], minhash: MinHash) -> list[tuple[float, ...]]:
+    """(from, to, pairs, share with a common band, share by the formula) of the gold pairs by similarity."""
+    bands = minhash.band_hashes(minhash.signatures(table))
+    pairs = np.array(list(gold), dtype=np.int64).reshape(-1, 2)
+    similarity = np.array(list(gold.values()))
+    shared = (bands[pairs[:, 0]] == bands[pairs[:, 1]]).any(axis=1)
+    edges = [*np.arange(0.4, 1.0, 0.05).round(2).tolist(), 1.0 + 1e-9]
+    rows = []
+    for low, high in itertools.pairwise(edges):
+        here = (similarity >= low) & (similarity < high)
+        if here.any():
+            expected = float(minhash.probability(similarity[here]).mean())
+            rows.append((low, min(high, 1.0), int(here.sum()), float(shared[here].mean()), expected))
+    return rows
+
+
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description="Precision and recall of deduplication on a labelled set.")
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("pairs", type=Path, help="exact-revisions-*.jsonl, the documents beside it")
     parser.add_argument("--threshold", type=float, default=0.8)
     parser.add_argument("--bands", type=int, default=14)
     parser.add_argument("--rows", type=int, default=8)
@@ -158,7 +181,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--ngram-size", type=int, default=5)
     parser.add_argument("--run", type=Path, help="a finished run to measure instead of running the operators")
     chosen = parser.parse_args(arguments)
-    table, gold = read_set(chosen.folder)
+    table, gold = read_set(chosen.pairs)
     if chosen.run:
         print_figures(measure(table, gold, read_run(chosen.run, table), None, chosen.threshold))
         return 0
@@ -170,8 +193,16 @@ def main(arguments: list[str]) -> int:
         rows=chosen.rows,
         threshold=chosen.threshold,
     )
-    print_figures(measure(table, gold, *deduplicate(table, minhash), chosen.threshold))
-    return 0
+    figures = measure(table, gold, *deduplicate(table, minhash), chosen.threshold)
+    print_figures(figures)
+    print("\nsimilarity     pairs   share a band   1-(1-s^r)^b")
+    for low, high, count, measured, expected in s_curve(table, gold, minhash):
+        print(f"{low:.2f} .. {high:.2f}  {count:6d}   {measured:12.3f}   {expected:11.3f}")
+    precision = figures[f"precision (gold >= {chosen.threshold - SLACK:.2f})"]
+    recall = figures[f"recall >= {chosen.threshold}"]
+    good = precision >= WANT_PRECISION and recall >= WANT_RECALL
+    print(f"\nprecision {precision:.4f} (want {WANT_PRECISION}), recall {recall:.4f} (want {WANT_RECALL})")
+    return 0 if good else 1
 
 
 def print_figures(figures: dict[str, float]) -> None:

@@ -1,7 +1,7 @@
 # One environment in .venv, made on first use; stamps keep everything idempotent.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help venv demo demo-train test check build clean distclean
+.PHONY: help venv demo demo-train test test-cluster chaos check bench bench-peers build clean distclean
 .DELETE_ON_ERROR:
 
 VENV ?= .venv
@@ -29,6 +29,27 @@ demo-train: $(TRAIN)  ## sample, corpus, tokens, tiny model, evaluation, export,
 
 test: $(DEV)  ## all tests, those that start Ray included
 	@$(BIN)/python -m pytest -q
+
+test-cluster: $(DEV)  ## what needs several nodes, sshd or Redis
+	@$(BIN)/python -m pytest -q -m cluster
+
+POINTS ?= 100
+SEED ?= 0
+chaos: $(DEV)  ## faults at POINTS random points (by SEED) of real runs; the output stays the same bytes
+	@$(BIN)/python -m tests.chaos.run --points $(POINTS) --seed $(SEED)
+
+SAMPLE ?= runs/bench_sample.jsonl.zst
+bench: $(DEV) $(SAMPLE)  ## our kernels and the filter stage, step by step; SAMPLE=your.jsonl.zst for other text
+	@$(BIN)/python benchmarks/kernels.py $(SAMPLE)
+	@$(BIN)/python benchmarks/filter_profile.py $(SAMPLE)
+
+bench-peers: $(DEV) $(SAMPLE)  ## the same beside fastText, datasketch, rensa and datatrove (an environment of their own)
+	@$(BIN)/python benchmarks/kernels.py $(SAMPLE) --peers
+	@$(BIN)/python benchmarks/whole_path.py $(SAMPLE) --repeat-to-mb 250 --peer
+
+runs/bench_sample.jsonl.zst: | $(DEV)
+	@mkdir -p runs
+	@cat examples/sample/*.jsonl.zst > $@
 
 check: $(DEV)  ## ruff, mypy, layers, and the tests that are quick (neither Ray nor slow)
 	@$(BIN)/ruff check .

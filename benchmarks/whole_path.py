@@ -64,7 +64,7 @@ class Timing:
 def lines(files: list[Path]) -> Iterator[str]:
     for file in files:
         with file.open("rb") as stored:
-            yield from io.TextIOWrapper(zstandard.ZstdDecompressor().stream_reader(stored), "utf-8")
+            yield from io.TextIOWrapper(zstandard.ZstdDecompressor().stream_reader(stored, read_across_frames=True), "utf-8")
 
 
 def text_bytes(line: str) -> int:

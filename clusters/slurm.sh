@@ -26,8 +26,12 @@ export RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0
 RAY_AUTH_TOKEN=$(python -c 'import secrets; print(secrets.token_hex(32))')
 export RAY_AUTH_TOKEN
 
-head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-address=$(srun --nodes=1 --ntasks=1 --nodelist="$head" hostname --ip-address | tr ' ' '\n' | grep -v : | head -n 1)
+hosts=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
+head=${hosts%%$'\n'*}
+address=
+for found in $(srun --nodes=1 --ntasks=1 --nodelist="$head" hostname --ip-address); do
+  case $found in *:*) ;; *) address=$found; break ;; esac # IPv4
+done
 # Ports and folder of this job alone; a socket's path may not be longer than 107 bytes.
 port=$((20000 + SLURM_JOB_ID % 20000))
 folder=/tmp/ray-$SLURM_JOB_ID
@@ -39,7 +43,10 @@ srun --nodes=1 --ntasks=1 --nodelist="$head" \
   ray start --head --node-ip-address="$address" --port="$port" --include-dashboard=false \
   --ray-client-server-port=$((port + 2)) $common > "ray-head-$SLURM_JOB_ID.log" 2>&1 &
 if [ "$SLURM_JOB_NUM_NODES" -gt 1 ]; then
-  sleep 10
+  for second in $(seq 120); do
+    (echo > "/dev/tcp/$address/$port") 2> /dev/null && break
+    sleep 1
+  done
   srun --nodes=$((SLURM_JOB_NUM_NODES - 1)) --ntasks=$((SLURM_JOB_NUM_NODES - 1)) --exclude="$head" \
     ray start --address="$address:$port" $common > "ray-workers-$SLURM_JOB_ID.log" 2>&1 &
 fi

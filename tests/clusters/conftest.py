@@ -49,6 +49,7 @@ class Machines:
     dashboard: int = field(default_factory=free_port)
     address: str = ""
     running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    client: int = field(default_factory=free_port)
 
     @property
     def url(self) -> str:
@@ -59,10 +60,10 @@ class Machines:
 
     def start(self, name: str, *options: str, cpus: int = 1, wait: bool = True) -> None:
         """The head first, then others; returns when the head's dashboard counts the node."""
-        head = not self.address
-        port = free_port()
+        head = name == "head"
         place = [
-            "--head", f"--port={self.port}", f"--dashboard-port={self.dashboard}", f"--ray-client-server-port={port}"
+            "--head", f"--port={self.port}", f"--dashboard-port={self.dashboard}",
+            f"--ray-client-server-port={self.client}",
         ] if head else [f"--address={self.address}"]  # fmt: skip
         told = self.home / f"{name}.txt"
         command = [

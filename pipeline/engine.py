@@ -159,6 +159,7 @@ def start_ray(run: Run) -> int:
         else:
             store = 256 * 1024**2  # only descriptors and counts pass through it
             ray.init(
+                address="local",  # not whatever cluster Ray finds a trace of on this machine
                 num_cpus=min(run.num_cpus or usable_cpus(), usable_cpus()),
                 include_dashboard=False,
                 object_store_memory=store,

@@ -177,7 +177,9 @@ class Attempt:
 
     def failed(self) -> None:
         metrics.count_job(self.plan, self.stage, None)
-        _mark(self, error=True)
+        if not _mark(self, error=True):
+            with suppress(Exception):
+                self.folder.remove(self.marker)  # the disk is full: better no mark than one of a death
 
 
 def begin(folder: Folder, stage: str, name: str, plan: str) -> Attempt:
@@ -193,12 +195,14 @@ def begin(folder: Folder, stage: str, name: str, plan: str) -> Attempt:
     return attempt
 
 
-def _mark(attempt: Attempt, *, error: bool) -> None:
+def _mark(attempt: Attempt, *, error: bool) -> bool:
     life = {"t": attempt.began, "host": socket.gethostname(), "pid": os.getpid(), "attempt": attempt.number}
-    with suppress(Exception):
-        attempt.folder.write_bytes(
-            attempt.marker, json.dumps({**life, "plan": attempt.plan, "error": error}).encode()
-        )
+    data = json.dumps({**life, "plan": attempt.plan, "error": error}).encode()
+    try:
+        attempt.folder.write_bytes(attempt.marker, data)
+    except Exception:
+        return False
+    return True
 
 
 def clean_marks(folder: Folder, stages: tuple[str, ...]) -> None:

@@ -15,9 +15,11 @@ WORDS = [
     a + b for a in ("ba", "ke", "mi", "lo", "su", "ta") for b in ("n", "r", "sh", "t", "ve", "dor", "li", "k")
 ]
 
+COMMON = ["the", "and", "of", "to", "that", "with"]  # without which no rule takes it for a text
+
 
 def text(rng: random.Random, length: int) -> str:
-    return " ".join(rng.choice(WORDS) for _ in range(length)) + "."
+    return " ".join(rng.choice(WORDS if i % 4 else COMMON) for i in range(length)) + "."
 
 
 def near(rng: random.Random, original: str) -> str:
@@ -69,7 +71,7 @@ def make_recipe(folder: Path, name: str) -> Path:
         "sources": sources,
         "part_bytes": 14_000,
         "steps": ["normalise", {"gopher_quality": {"min_words": 20}}],
-        "dedup": {"fuzzy": {"ngram_size": 3}},
+        "dedup": {"fuzzy": {"ngram_size": 3}, "partitions": 2},
         **RECIPES[name],
     }
     path.write_text(yaml.safe_dump(content, sort_keys=False))

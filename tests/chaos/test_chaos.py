@@ -20,7 +20,15 @@ FAULTS = (
     # Ray: a worker, a raylet with its worker, the driver; a disk that is full under one worker
     Fault("point", "ray", "shuffled", "filter", "stages/filter/part-00001.kept.parquet", "part", "self"),
     Fault("point", "ray", "shuffled", "scatter", "stages/scatter/part-00002.arrow", "whole", "raylet"),
-    Fault("point", "ray", "in-order", "verify", "stages/verify/round-00-part-00001.arrow", "open", "driver"),
+    Fault(
+        "point",
+        "ray",
+        "in-order",
+        "verify",
+        "stages/verify/r00-compare-00000-of-00002.near",
+        "open",
+        "driver",
+    ),
     Fault("point", "ray", "in-order", "write", "stages/write/shard-00001.commit.json", "open", "disk"),
     # in one process, which is the driver and the worker
     Fault("point", "local", "shuffled", "filter", "stages/filter/part-00003.commit.json", "open", "self"),

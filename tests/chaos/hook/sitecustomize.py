@@ -45,7 +45,7 @@ def point(name: str, phase: str) -> None:
         return
     if fault["victim"] == "disk":
         raise OSError(errno.ENOSPC, "No space left on device", name)
-    pids = {"self": os.getpid(), "driver": fault.get("driver"), "raylet": raylet()}
+    pids = {"self": os.getpid(), "driver": fault.get("driver"), "raylet": raylet() or os.getpid()}
     with open(f"{PLACE}/felt.json", "w", encoding="utf-8") as file:
         json.dump({"pid": os.getpid(), "killed": pids[fault["victim"]]}, file)
     os.kill(pids[fault["victim"]], signal.SIGKILL)

@@ -95,8 +95,8 @@ class Machines:
         [found] = [x for x in self.alive() if folder in x["raylet"]["objectStoreSocketName"]]
         return str(found["raylet"]["nodeId"])[:12]
 
-    def kill(self, name: str) -> None:
-        """As a machine dies: all of its processes at once."""
+    def kill(self, name: str, keep: bool = False) -> None:
+        """As a machine dies: all of its processes at once. `keep`: its disk is there when it starts again."""
         process = self.running.pop(name)
         pids = [process.pid, *_below(process.pid)]
         for pid in pids:
@@ -105,7 +105,10 @@ class Machines:
             except ProcessLookupError:
                 continue
         process.wait(20)
-        shutil.rmtree(self.folder(name), ignore_errors=True)
+        if keep:  # Ray takes this file for a sign that it is running
+            (self.folder(name) / "ray_current_cluster").unlink(missing_ok=True)
+        else:
+            shutil.rmtree(self.folder(name), ignore_errors=True)
 
     def stop(self) -> None:
         for name in reversed(list(self.running)):

@@ -147,3 +147,28 @@ def test_a_node_lost_and_one_that_joins_late(three, malmoi, noted, store, tmp_pa
     assert {lost, late} <= made.nodes()
     monkeypatch.syspath_prepend(made.folder)
     same_as_here(made.recipe, store, tmp_path / "here")
+
+
+@pytest.mark.cluster
+def test_a_head_that_dies_and_comes_back(machines, malmoi, noted, tmp_path):
+    """With the head's tables on a disk (RocksDB; Redis does the same) the other nodes stay and take new work. What
+    was started on the head is lost with it; its finished parts are kept."""
+    (tmp_path / "tables").mkdir()
+    kept = {"RAY_gcs_storage": "rocksdb", "RAY_gcs_storage_path": str(tmp_path / "tables")}
+    cluster = machines(**kept)
+    cluster.start("head", cpus=0)
+    cluster.start("one")
+    worker = cluster.id("one")
+    made = noted(4, held=True, run={"shared_filesystem": True})
+    process = malmoi("run", made.recipe, RAY_ADDRESS=cluster.address, PYTHONPATH=".")
+    made.wait(lambda seen: worker in seen)
+    cluster.kill("head", keep=True)
+    process.kill()
+    process.communicate()
+    cluster.start("head", cpus=0)
+    assert worker == cluster.id("one"), "the node has stayed"
+    (made.notes / "go").touch()
+    assert "noted: 4 documents" in finish(
+        malmoi("run", made.recipe, RAY_ADDRESS=cluster.address, PYTHONPATH=".")
+    )
+    cluster.stop()

@@ -185,7 +185,7 @@ def test_up_job_down(tools, wheel, noted, tmp_path):
     }
     log = tmp_path / "log.txt"
     done = subprocess.run(
-        [*able, "--kill-child", "timeout", "300", "bash", str(tmp_path / "driver.sh")],
+        [*able, "--kill-child", "timeout", "500", "bash", str(tmp_path / "driver.sh")],
         check=False, stdin=subprocess.DEVNULL, stdout=log.open("w"), stderr=subprocess.STDOUT,
         env={**hidden, "T": str(tmp_path), "PYTHON": sys.executable, "SITE": str(Path(spec.origin).parents[1]),
              "PYTHONPATH": str(project)},

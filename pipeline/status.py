@@ -144,7 +144,7 @@ def read_status(run: str, options: Mapping[str, Any] | None = None, *, now: floa
 
     SourceError where there is no run. `now`: the Unix time to compare signs of life with.
     """
-    if run.endswith((".yaml", ".yml")) and Path(run).is_file():
+    if run.endswith((".yaml", ".yml")) and not Path(run).is_dir():
         from .config import load_recipe
 
         recipe = load_recipe(run)

@@ -31,11 +31,14 @@ def _print(found: Status, console: Console) -> None:
     console.print(f"[{colour}]{escape(found.headline)}[/]", soft_wrap=True)
     calls = f", {found.runs} call{'' if found.runs == 1 else 's'}" if found.runs else ""
     console.print(escape(f"{found.url}  (plan {found.plan[:8] or 'unknown'}{calls})"), soft_wrap=True)
-    for sheet in found.sheets():
+    sheets = found.sheets()
+    for sheet in sheets:
         table = Table(box=None, pad_edge=False, header_style="bold")
         for index, heading in enumerate(sheet.columns):
             table.add_column(heading, justify="right" if index else "left", no_wrap=True)
         for row in sheet.rows:
             table.add_row(*map(escape, row))
         console.print()
+        if sheet is not sheets[0]:
+            console.print(escape(sheet.title))
         console.print(table, soft_wrap=True)

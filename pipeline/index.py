@@ -52,8 +52,6 @@ def save_index(session: Session, keys: Keys) -> list[list[Any]]:
     plan, folder = session.plan, session.folder
     parts, minhash = plan.num_parts, plan.keys.minhash
     num = max(1, -(-keys.num_docs // SHARD_DOCUMENTS))
-    for name in folder.list("index"):
-        folder.remove(name)  # of an attempt that did not come to its end
     works = [IndexWork(part, parts, num, minhash) for part in range(parts)]
     _run(session, [Job(STAGE, f"index-{part_name(w.number)}-of-{num}", _set_aside, w) for w in works])
     works = [IndexWork(shard, parts, num, minhash) for shard in range(num)]

@@ -252,3 +252,21 @@ def test_containment_removes_an_excerpt(tmp_path, run_here):
     ran = run_here(tmp_path / "c", settings)
     assert [row["id"] for row in ran.corpus] == ["long"]
     assert ran.dropped[0]["similarity"] == 1.0
+
+
+@pytest.mark.ray
+def test_ray_gives_the_same_bytes(tmp_path, texts, run_here, ray_here, monkeypatch):
+    from rich.console import Console
+
+    from malmoi.pipeline.config import parse_recipe
+    from malmoi.pipeline.plan import make_plan
+    from malmoi.pipeline.run import run_plan
+
+    here = run_here(tmp_path / "here", recipe(texts, save_index=True))
+    monkeypatch.setattr(dedup, "MAX_EDGES", 0)
+    made = parse_recipe(
+        {"name": "test", **recipe(texts, save_index=True, partitions=3), "output": str(tmp_path / "ray")}
+    )
+    manifest = run_plan(make_plan(made), console=Console(quiet=True))
+    assert verdicts(tmp_path / "ray") == verdicts(here.path)
+    assert manifest.manifest_hash == here.manifest.manifest_hash

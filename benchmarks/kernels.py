@@ -4,8 +4,8 @@
     python benchmarks/kernels.py sample.jsonl.zst --peers --peer-mb 2 --rounds 5
 
 INPUT is zstd JSON Lines with `text`. Without `--peers` our own rates alone, on `--mb` of text. With it each round runs
-a kernel and its peer one after the other on the same `--peer-mb` of text; the ratio is the median of the rounds. Time is
-CPU time of the process, so that other work on the machine counts little. Peers: fastText's own `predict` (our
+a kernel and its peer one after the other on the same `--peer-mb` of text; the ratio is the median of the rounds. Time
+is CPU time of the process, so that other work on the machine counts little. Peers: fastText's own `predict` (our
 dependency), datasketch 2.0 `update_batch` (development), and in an environment of their own (`kernels_peers.py`):
 rensa, and the rules of datatrove 0.10.1 on the English documents. What peers are given: Python strings, and for MinHash
 sets of shingles that are already split (the time with the splitting is printed as well); ours starts from Arrow text.

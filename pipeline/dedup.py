@@ -88,7 +88,8 @@ def gather_people(session: Session, keys: Keys, twice: np.ndarray, indexes: tupl
     dedup, new = session.plan.recipe.dedup, keys.num_docs
     first, saved, ages = list(keys.first.tolist()), [], [np.full(new, len(indexes), dtype=np.int8)]
     numbers = {name: [keys.numbers[name]] for name in NUMBERS}
-    sources = [np.array(keys.names["source"].names, dtype=object)[keys.names["source"].codes]]
+    codes = keys.names["source"].codes
+    names: list[np.ndarray] = []
     for place, index in enumerate(indexes):
         for shard in index.shards:
             table = read_saved(index.folder, shard.name, [*NUMBERS, "source"])
@@ -97,14 +98,14 @@ def gather_people(session: Session, keys: Keys, twice: np.ndarray, indexes: tupl
             ages.append(np.full(table.num_rows, place, dtype=np.int8))
             for name in NUMBERS:
                 numbers[name].append(table.column(name).to_numpy())
-            sources.append(table.column("source").to_numpy(zero_copy_only=False))
-    whole = {name: np.concatenate(pieces) for name, pieces in numbers.items()}
-    age = np.concatenate(ages)
-    active = np.concatenate([~twice, np.full(len(age) - new, True)])
-    codes = keys.names["source"].codes
+            names.append(table.column("source").to_numpy(zero_copy_only=False).astype(str))
     if indexes:
-        codes = np.unique(np.concatenate(sources).astype(str), return_inverse=True)[1]
-    there = np.flatnonzero(active)
+        ours = np.array(keys.names["source"].names, dtype=str)[codes]
+        codes = np.unique(np.concatenate([ours, *names]), return_inverse=True)[1]
+    whole = {name: _whole(pieces) for name, pieces in numbers.items()}
+    age = _whole(ages)
+    active = np.concatenate([~twice, np.full(len(age) - new, True)])
+    there = slice(None) if active.all() else np.flatnonzero(active)
     places = rank({name: whole[name][there] for name in whole}, codes[there], dedup.prefer)
     if indexes and dedup.policy != "keep_best":
         order = np.lexsort((places, age[there]))
@@ -113,6 +114,10 @@ def gather_people(session: Session, keys: Keys, twice: np.ndarray, indexes: tupl
     ranks = np.full(len(age), NO_RANK, dtype=np.uint32)
     ranks[there] = places
     return People(new, tuple(first), tuple(saved), age, active, ranks, (whole["exact_lo"], whole["exact_hi"]))
+
+
+def _whole(pieces: list[np.ndarray]) -> np.ndarray:
+    return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
 
 def deduplicate(session: Session, keys: Keys, people: People, tag: str = "") -> Found:

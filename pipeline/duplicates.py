@@ -91,7 +91,7 @@ def marked(left: str, right: str) -> tuple[list[tuple[str, bool]], list[tuple[st
     """Both texts as pieces (text, differs), equal stretches shortened; white space counts as one space."""
     words = [[_SPACE.sub(" ", word) for word in _WORD.findall(text)[:MAX_WORDS]] for text in (left, right)]
     sides: tuple[list[tuple[str, bool]], list[tuple[str, bool]]] = ([], [])
-    blocks = difflib.SequenceMatcher(None, *words, autojunk=False).get_opcodes()
+    blocks = difflib.SequenceMatcher(None, words[0], words[1], autojunk=False).get_opcodes()
     for number, (kind, a, b, c, d) in enumerate(blocks):
         for side, piece in zip(sides, (words[0][a:b], words[1][c:d]), strict=True):
             if kind == "equal":

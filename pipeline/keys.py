@@ -28,14 +28,11 @@ class Coded:
 
 @dataclass(frozen=True)
 class Keys:
-    """`first`: int64 [parts + 1] ordinals of the parts' first documents; `numbers`: one array [n] a column;
-    `bands`: uint64 [n, K] with `has_bands` bool [n], or None where fuzzy deduplication is off."""
+    """`first`: int64 [parts + 1] ordinals of the parts' first documents; `numbers`: one array [n] a column."""
 
     first: np.ndarray
     numbers: dict[str, np.ndarray]
     names: dict[str, Coded]
-    bands: np.ndarray | None
-    has_bands: np.ndarray
 
     @property
     def num_docs(self) -> int:
@@ -46,44 +43,34 @@ class Keys:
         return np.searchsorted(self.first, ordinals, side="right") - 1
 
 
-def _bands(table: pa.Table) -> tuple[np.ndarray, np.ndarray]:
-    column = table.column("bands").combine_chunks()
-    bands = column.type.list_size
-    there = column.is_valid().to_numpy(zero_copy_only=False)
-    values = np.zeros((len(column), bands), dtype=np.uint64)
-    values[there] = column.flatten().to_numpy().reshape(-1, bands)
-    return values, there
-
-
-def _coded(column: pa.ChunkedArray) -> Coded:
-    encoded = column.combine_chunks().dictionary_encode()
-    names: list[str] = encoded.dictionary.to_pylist()
+def _coded(pieces: list[pa.DictionaryArray]) -> Coded:
+    """Of the parts' columns behind each other."""
+    names = sorted({name for piece in pieces for name in piece.dictionary.to_pylist()})
+    place = {name: code for code, name in enumerate(names)}
     # A list, not an array of fixed width: one long name would make every name as long.
-    order = np.array(sorted(range(len(names)), key=names.__getitem__), dtype=np.int64)
-    place = np.empty(len(names), dtype=np.int32)
-    place[order] = np.arange(len(names), dtype=np.int32)
-    codes = encoded.indices.to_numpy(zero_copy_only=False)
-    return Coded(
-        place[codes] if len(names) else codes.astype(np.int32), tuple(names[i] for i in order.tolist())
-    )
+    codes = [np.zeros(0, dtype=np.int32)]
+    for piece in pieces:
+        own = np.array([place[name] for name in piece.dictionary.to_pylist()], dtype=np.int32)
+        indices = piece.indices.to_numpy(zero_copy_only=False)
+        codes.append(own[indices] if len(own) else indices.astype(np.int32))
+    return Coded(np.concatenate(codes), tuple(names))
 
 
 def load_keys(folder: Folder, num_parts: int) -> Keys:
-    """Read the keys files of all parts, in the parts' order."""
-    tables = []
+    """Read the keys files of all parts, in the parts' order, without the bands."""
+    sizes: list[int] = []
+    numbers: dict[str, list[np.ndarray]] = {name: [] for name in NUMBERS}
+    names: dict[str, list[pa.DictionaryArray]] = {name: [] for name in NAMES}
     for index in range(num_parts):
         with folder.open(f"stages/filter/{part_name(index)}.keys.parquet") as stream:
-            tables.append(pq.read_table(stream))
-    first = np.concatenate([[0], np.cumsum([table.num_rows for table in tables])]).astype(np.int64)
-    table = pa.concat_tables(tables)
-    bands: np.ndarray | None = None
-    has_bands = np.zeros(table.num_rows, dtype=bool)
-    if "bands" in table.column_names:
-        bands, has_bands = _bands(table)
+            table = pq.read_table(stream, columns=[*NUMBERS, *NAMES])
+        sizes.append(table.num_rows)
+        for name in NUMBERS:
+            numbers[name].append(table.column(name).to_numpy())
+        for name in NAMES:
+            names[name].append(table.column(name).combine_chunks().dictionary_encode())
     return Keys(
-        first=first,
-        numbers={name: table.column(name).to_numpy() for name in NUMBERS},
-        names={name: _coded(table.column(name)) for name in NAMES},
-        bands=bands,
-        has_bands=has_bands,
+        first=np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64),
+        numbers={name: np.concatenate(pieces) for name, pieces in numbers.items()},
+        names={name: _coded(pieces) for name, pieces in names.items()},
     )

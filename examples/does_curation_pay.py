@@ -137,10 +137,14 @@ def trained(out: Path, tokens: str, name: str, seed: int, budget: int) -> str:
 
 
 def bits_per_byte(run: str, heldout: str) -> dict[str, float]:
-    """Of all text, and of each language."""
+    """Of all text, of the languages on average (each counts alike), and of each language."""
     report = evaluate(EvaluateSettings(model=run, heldout=(heldout,), device="cpu"), QUIET)["heldout"]
-    found = {"all": report["all"], **report["languages"]}
-    return {name: row["bits_per_byte"] for name, row in found.items()}
+    languages = {name: row["bits_per_byte"] for name, row in sorted(report["languages"].items())}
+    return {
+        "all": report["all"]["bits_per_byte"],
+        "mean of languages": statistics.mean(languages.values()),
+        **languages,
+    }
 
 
 def main() -> None:

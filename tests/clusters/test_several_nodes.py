@@ -131,6 +131,7 @@ def test_the_same_bytes_as_on_one_node(three, malmoi, noted, store, tmp_path):
     assert len(manifest.corpus) > 2
 
 
+@pytest.mark.cluster
 def test_a_node_lost_and_one_that_joins_late(three, malmoi, noted, store, tmp_path, monkeypatch):
     made = noted(10, held=True)
     fs = to_store(made.recipe, store)

@@ -125,6 +125,7 @@ class Wire:
                 end.shutdown(socket.SHUT_RDWR)
 
 
+@pytest.mark.cluster
 def test_a_lost_connection(bare, malmoi, noted):
     """The job runs on, the follower comes back, and no line is printed twice or not at all."""
     made = noted(3, held=True)

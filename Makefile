@@ -55,7 +55,7 @@ check: $(DEV)  ## ruff, mypy, layers, and the tests that are quick (neither Ray 
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
-	@$(BIN)/python -m pytest -q -m "not ray and not slow"
+	@$(BIN)/python -m pytest -q -m "not ray and not slow and not cluster"
 
 build: $(DEV)  ## wheel and source archive in dist/
 	@$(BIN)/python -m build --no-isolation

@@ -323,6 +323,8 @@ def choose(bench: Bench, rng: random.Random, engine: str) -> Fault:
     by_stage: dict[str, list[tuple[str, str]]] = {}
     for name, phase in bench.points[recipe]:
         by_stage.setdefault(stage_of(name), []).append((name, phase))
+    if kind == "recipe":
+        del by_stage["plan"]  # before the plan is there the folder is nobody's: any recipe may begin in it
     stage = rng.choice(sorted(by_stage))
     name, phase = rng.choice(by_stage[stage])
     if kind == "limit":

@@ -16,6 +16,13 @@ def _one_thread():
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _no_ray_of_earlier_tests():
+    """A Ray that other tests left in this process is not the one that these start."""
+    if "ray" in sys.modules:
+        sys.modules["ray"].shutdown()
+
+
 @pytest.fixture(scope="session")
 def text_rows(tmp_path_factory):
     from train_rows import make_rows

@@ -11,10 +11,9 @@ from typing import Any
 
 from .errors import ResourceError
 from .recipe import Recipe, Run
-from .storage import is_local, strip_local
+from .storage import in_job_folder, is_local, strip_local
 
-# Where Ray unpacks what a job ships: a copy on each node, removed with the job.
-_JOB_FOLDER = "/runtime_resources/working_dir_files/"
+_TOKENIZERS = ("mixture.tokenizer", "tokenize.tokenizer")
 _ONE_OF = re.compile(r"^in\((.*)\)$")
 
 
@@ -138,7 +137,9 @@ def local_paths(recipe: Recipe, base: str) -> list[tuple[str, str]]:
     for source in recipe.sources:
         here = [path for path in source.path if is_local(path) and (is_local(base) or path[:1] == "/")]
         found += [(f"sources.{source.name}", path) for path in here]
-    return found
+    rows = recipe.tokenize
+    tokenizers = (recipe.mixture.tokenizer, None if rows is None else rows.tokenizer)
+    return found + [(key, path) for key, path in zip(_TOKENIZERS, tokenizers, strict=True) if path]
 
 
 def check_shared(recipe: Recipe, base: str) -> None:
@@ -146,25 +147,49 @@ def check_shared(recipe: Recipe, base: str) -> None:
 
     Input that was shipped with the job lies on each node; output there would be removed with the job.
     """
-    output = strip_local(recipe.output)
-    if is_local(recipe.output) and _JOB_FOLDER in output + "/":
+    if is_local(recipe.output) and in_job_folder(strip_local(recipe.output)):
         raise ResourceError(
             f"output: {recipe.output} would lie in the job's working folder, which Ray removes with the job: give "
             "an absolute path or a store (output=s3://bucket/run)"
         )
+    check_reach(local_paths(recipe, base), recipe.run, base)
+
+
+def check_reach(paths: list[tuple[str, str]], run: Run, base: str) -> None:
+    """Refuse local `paths` (key, path) where the connected cluster has several nodes, or may get them."""
     there = nodes()
-    if recipe.run.shared_filesystem or (len(there) < 2 and not recipe.run.wait_for_nodes):
+    if run.shared_filesystem or (len(there) < 2 and not run.wait_for_nodes):
         return
-    shipped = _JOB_FOLDER in os.path.abspath(base) + "/"
-    wrong = [
-        f"{key}: {path}"
-        for key, path in local_paths(recipe, base)
-        if key == "output" or not (shipped and not os.path.isabs(path.split("://", 1)[-1]))
-    ]
+    wrong = [(key, path) for key, path in paths if not _came_along(key, path, base)]
     if wrong:
         more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
         raise ResourceError(
-            f"{'; '.join(wrong[:5])}{more}: a path of one machine, but the cluster has {len(there)} nodes and each "
-            "would look on its own disk. Use storage that every node reaches (s3://..., gs://...), or where the "
-            "path is mounted on all nodes (NFS, Lustre) say run.shared_filesystem=true"
+            f"{'; '.join(map(': '.join, wrong[:5]))}{more}: a path of one machine, but the cluster has {len(there)} "
+            f"nodes and each would look on its own disk. {instead(wrong)}"
         )
+
+
+def _came_along(key: str, path: str, base: str) -> bool:
+    """Whether it lies in the job's folder, of which each node has a copy."""
+    if key == "output":
+        return False
+    if key in _TOKENIZERS:
+        return is_shipped(key, path) and in_job_folder(os.getcwd())
+    return in_job_folder(os.path.abspath(base)) and not os.path.isabs(path.split("://", 1)[-1])
+
+
+def is_shipped(key: str, path: str) -> bool:
+    """Whether `malmoi submit` takes it along: a tokenizer that lies below the folder that one is in."""
+    return key in _TOKENIZERS and path[:1] not in ("/", "~") and ".." not in path.split("/")
+
+
+def instead(wrong: list[tuple[str, str]], switch: str = "run.shared_filesystem") -> str:
+    """What to do about local paths that not all nodes reach; `switch`: the key that says that they do."""
+    tokenizers = [key for key, _ in wrong if key in _TOKENIZERS]
+    mends = (
+        ["Use storage that every node reaches (s3://..., gs://...)"] if len(tokenizers) < len(wrong) else []
+    )
+    if tokenizers:
+        mends.append("`malmoi submit` ships a tokenizer that lies below the folder that you are in")
+    mends.append(f"where the path is there on all nodes (NFS, Lustre, the image) say {switch}=true")
+    return "; ".join(mends)

@@ -10,6 +10,7 @@ import importlib.util
 import shutil
 import sys
 import sysconfig
+from collections.abc import Sequence
 from importlib.metadata import distribution
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from .errors import RecipeError
 from .yaml_file import read_yaml
 
 PACKAGES = ("operators", "pipeline", "training")
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 MAX_BYTES = 100 * 1024**2  # Ray keeps what a job ships in the head's memory
 _CACHES = shutil.ignore_patterns("__pycache__", "*.nbi", "*.nbc", "*.pyc", ".git", ".venv")
 
@@ -42,18 +44,19 @@ def unpacked_wheel(folder: Path) -> list[str]:
     return [str(package), str(info)]
 
 
-def working_folder(recipe: str, folder: Path) -> None:
+def working_folder(recipe: str, folder: Path, overrides: Sequence[str] = ()) -> None:
     """Put the recipe under its name into `folder`, the modules of its own operators, and relative files.
 
-    Values of the steps and `mixture.tokenizer` that name a file below the folder that one is in come along under
-    the same path. RecipeError where a module cannot be found or all of it is too large.
+    Values of the steps and tokenizers that name a file below the folder that one is in, or the folder of a
+    tokenizer, come along under the same path. RecipeError where a module cannot be found or all of it is too
+    large.
     """
-    data, _ = read_yaml(recipe)
+    data, _ = read_yaml(recipe, overrides)
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(recipe, folder / Path(recipe).name)
     for module in _modules(data.get("steps")):
         _copy_module(module, folder)
-    for name in _named_files([data.get("steps"), data.get("mixture")]):
+    for name in _named_files([data.get("steps"), data.get("mixture"), data.get("tokenize")]):
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(name, target)
@@ -122,7 +125,8 @@ def _loaded_beside(name: str, origin: Path) -> set[Path]:
 
 
 def _named_files(value: object) -> set[str]:
-    """Relative paths of files below this folder among the values of a mapping or list, at any depth."""
+    """Relative paths of files below this folder among the values of a mapping or list, at any depth; of a
+    tokenizer also what lies beside it."""
     if isinstance(value, dict):
         value = list(value.values())
     if isinstance(value, list):
@@ -130,8 +134,13 @@ def _named_files(value: object) -> set[str]:
     if not isinstance(value, str) or not value or len(value) > 1000 or "\0" in value:
         return set()
     path = Path(value)
-    inside = not path.is_absolute() and ".." not in path.parts and path.is_file()
-    return {value} if inside else set()
+    if path.is_absolute() or ".." in path.parts:
+        return set()
+    found = {value} if path.is_file() else set()
+    folder = path.parent if path.name == TOKENIZER[0] else path
+    if (folder / TOKENIZER[0]).is_file():
+        found |= {str(folder / name) for name in TOKENIZER if (folder / name).is_file()}
+    return found
 
 
 def read_environment(path: str) -> dict[str, object]:

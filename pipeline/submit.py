@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import re
 import shlex
-import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,19 +17,19 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from rich.console import Console
-from rich.markup import escape
 
-from .cluster import local_paths
+from .cluster import instead, is_shipped, local_paths
 from .config import load_recipe
 from .errors import MalmoiError, RecipeError, ResourceError
-from .recipe import Recipe
+from .follow import STOPPED, follow_job
 from .ship import read_environment, unpacked_wheel, working_folder
 from .storage import is_local, strip_local
+from .yaml_file import read_yaml
 
-STOPPED = 130
 _ADDRESSES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _BUSY = "No available agent"
+_OF_TRAINING = ("output", "data.path", "data.tokenizer", "model.path")
 
 TOKEN = """the cluster at {address} asks for a token and {got}. Ray turns token authentication on by itself where \
 the account that starts it has a file ~/.ray/auth_token (Ray 2.60's ray.init writes one). Either give the head's \
@@ -73,9 +71,13 @@ def _told(address: str) -> Iterator[None]:
         raise MalmoiError(f"{address}: {error}") from error
 
 
+def _found(address: str | None) -> str | None:
+    return address or next((os.environ[name] for name in _ADDRESSES if os.environ.get(name)), None)
+
+
 def connect(address: str | None) -> Any:
     """A JobSubmissionClient of the job server; the address given wins over Ray's variables, unlike in Ray."""
-    found = address or next((os.environ[name] for name in _ADDRESSES if os.environ.get(name)), None)
+    found = _found(address)
     if not found or not found.startswith(("http://", "https://")):
         raise ResourceError(
             f"want --address http://HEAD:8265 (the head's dashboard), got {found or 'none'}; a recipe runs here with "
@@ -131,13 +133,8 @@ def run_command(
 
 def submit(request: Request, address: str | None, *, console: Console, follow: bool = True) -> int:
     """Start the job and follow it; its exit code, or 0 at once without `follow`."""
-    overrides = list(request.overrides)
+    overrides, arguments = _places(request, _found(address) or "")
     env = dict(request.env)
-    arguments: list[str] = []
-    if request.command == "run":
-        recipe = load_recipe(request.recipe, overrides)
-        more, arguments = _places(recipe, request.recipe, address or "")
-        overrides = [x for x in overrides if not x.startswith("output=") or not more] + more
     client = connect(address)
     url = client.get_address()
     job = f"malmoi-{_word(Path(request.recipe).stem)}-{uuid.uuid4().hex[:8]}"
@@ -146,7 +143,7 @@ def submit(request: Request, address: str | None, *, console: Console, follow: b
         runtime = dict(read_environment(request.runtime_env)) if request.runtime_env else {}
         given: Any = runtime.get("env_vars") or {}
         runtime["env_vars"] = {**given, **env}
-        working_folder(request.recipe, Path(folder, "job"))
+        working_folder(request.recipe, Path(folder, "job"), request.overrides)
         runtime["working_dir"] = str(Path(folder, "job"))
         runtime["py_modules"] = unpacked_wheel(Path(folder))
         with _told(url):
@@ -179,18 +176,40 @@ def stop_job(job: str, address: str | None, *, console: Console) -> int:
     return 0 if _stop(connect(address), job, console) == STOPPED else 1
 
 
-def _places(recipe: Recipe, path: str, address: str) -> tuple[list[str], list[str]]:
-    """Overrides and arguments that make local paths mean the same in the job's folder as they do here."""
-    local = local_paths(recipe, str(Path(path).parent))
+def _places(request: Request, address: str) -> tuple[list[str], list[str]]:
+    """Overrides and arguments with which local paths mean the same in the job's folder as they do here."""
+    given, path = list(request.overrides), request.recipe
+    arguments: list[str] = []
+    if request.command == "run":
+        recipe = load_recipe(path, given)
+        local = [x for x in local_paths(recipe, str(Path(path).parent)) if not is_shipped(*x)]
+        moved = [x for x in local if x[0] == "output"]
+        shared, switch = recipe.run.shared_filesystem, "run.shared_filesystem"
+        arguments = ["--base", str(Path(path).resolve().parent)]
+    else:
+        local, shared = _of_training(path, given) if request.command == "train" else ([], True)
+        moved, switch = local, "workers.shared_filesystem"
     host = urlsplit(address).hostname or ""
-    if local and address and host not in _LOOPBACK and not recipe.run.shared_filesystem:
+    if local and address and host not in _LOOPBACK and not shared:
         shown = "; ".join(f"{key}: {value}" for key, value in local[:5])
         raise RecipeError(
-            f"{shown}: on a disk of this machine, which the cluster at {host} does not see. Use storage that every "
-            "node reaches (s3://..., gs://...), or where all nodes mount the path say run.shared_filesystem=true"
+            f"{shown}: on a disk of this machine, which the cluster at {host} does not see. "
+            + instead(local, switch)
         )
-    output = [f"output={strip_local(recipe.output)}"] if is_local(recipe.output) else []
-    return output, ["--base", str(Path(path).resolve().parent)]
+    return [*given, *(f"{key}={strip_local(value)}" for key, value in moved)], arguments
+
+
+def _of_training(path: str, overrides: Sequence[str]) -> tuple[list[tuple[str, str]], bool]:
+    """(key, path) of the local paths of a training recipe, and whether all nodes have them mounted."""
+    data, _ = read_yaml(path, overrides)
+    values = {}
+    for key in (*_OF_TRAINING, "workers.shared_filesystem"):
+        place: Any = data
+        for part in key.split("."):
+            place = place.get(part) if isinstance(place, dict) else None
+        values[key] = place
+    shared = values.pop("workers.shared_filesystem") is True
+    return [(key, x) for key, x in values.items() if isinstance(x, str) and is_local(x)], shared
 
 
 def _word(text: str) -> str:
@@ -222,111 +241,6 @@ def _start(client: Any, job: str, entrypoint: str, runtime: dict[str, Any], seco
             if _BUSY not in str(error) or time.monotonic() > deadline:
                 raise
         time.sleep(2.0)
-
-
-@dataclass
-class Follower:
-    """Follows the log of a job over any number of connections; `shown` characters were handed to `write`."""
-
-    client: Any
-    job: str
-    write: Callable[[str], None]
-    quiet: float = 20.0
-    shown: int = 0
-
-    async def tail(self) -> None:
-        """Until the log ends or the connection is lost (raises). A new connection begins with the first line."""
-        seen, stream = 0, self.client.tail_job_logs(self.job)
-        while True:
-            chunk = asyncio.ensure_future(anext(stream, None))
-            try:
-                while not (await asyncio.wait({chunk}, timeout=self.quiet))[0]:
-                    await asyncio.to_thread(self.ask)  # nothing said for long: is the server still there?
-            except BaseException:
-                chunk.cancel()
-                raise
-            text = chunk.result()
-            if text is None:
-                return
-            seen += len(text)
-            if seen > self.shown:
-                self.write(text[len(text) - (seen - self.shown) :])
-                self.shown = seen
-
-    def ask(self) -> Any:
-        """The job's state; raises where no answer comes in time, KeyError for a job that is not known."""
-        answer = self.client._do_request("GET", f"/api/jobs/{self.job}", timeout=self.quiet)
-        if answer.status_code == 404:
-            raise KeyError(self.job)
-        if answer.status_code != 200:
-            raise RuntimeError(f"{answer.status_code}: {answer.text}")
-        return answer.json()
-
-
-def follow_job(client: Any, job: str, console: Console, *, patience: float = 600.0) -> int:
-    """Print the job's log as it comes; its exit code. Connects again for `patience` seconds after a loss."""
-    import aiohttp
-
-    follower, url = Follower(client, job, _write), client.get_address()
-    lost: float | None = None
-    while True:
-        try:
-            state = follower.ask()
-            if lost is not None:
-                console.print("connected again")
-                lost = None
-            if state["status"] in ("SUCCEEDED", "FAILED", "STOPPED") and follower.shown:
-                break
-            asyncio.run(follower.tail())
-            state = _settled(follower)
-            if state is not None:
-                break
-        except KeyError as error:
-            raise MalmoiError(
-                f"{url}: knows no job {job}: wrong name, or the head was started anew and forgot it; the same "
-                "`malmoi submit` goes on from the finished parts"
-            ) from error
-        except (RuntimeError, OSError, aiohttp.ClientError) as error:
-            now = time.monotonic()
-            if lost is None:
-                lost = now
-                console.print(f"connection to {url} lost; the job runs on. Trying again ...", soft_wrap=True)
-            if now - lost > patience:
-                raise ResourceError(
-                    f"{url}: no answer for {patience:.0f} s ({error}). The job may be running: malmoi submit --attach "
-                    f"{job} --address {url}"
-                ) from error
-            time.sleep(min(10.0, 1.0 + (now - lost) / 4))
-    return _ending(state, console)
-
-
-def _settled(follower: Follower, seconds: float = 10.0) -> Any:
-    """The state of a job whose log has ended; None while it is still said to run."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        state = follower.ask()
-        if state["status"] in ("SUCCEEDED", "FAILED", "STOPPED"):
-            return state
-        time.sleep(0.3)
-    return None
-
-
-def _write(text: str) -> None:
-    sys.stdout.write(text)
-    sys.stdout.flush()
-
-
-def _ending(state: Mapping[str, Any], console: Console) -> int:
-    """The exit code of a job that has ended; a signal's is 128 and its number, as in a shell."""
-    code = state.get("driver_exit_code")
-    if state["status"] == "STOPPED":
-        console.print("job stopped. Finished parts are kept: the same command goes on from here.")
-        return STOPPED
-    if code is None:
-        code = 0 if state["status"] == "SUCCEEDED" else 1
-        if code:  # it never came to run: no log of its own tells why
-            console.print(escape(str(state.get("message") or "the job failed")), soft_wrap=True)
-    return 128 - code if code < 0 else int(code)
 
 
 def _stop(client: Any, job: str, console: Console, seconds: float = 60.0) -> int:

@@ -19,6 +19,7 @@ from rich.markup import escape
 
 from malmoi.operators.tokenizing import Encoder, library_versions
 
+from .cluster import check_reach
 from .engine import Counts, EngineKind, Job, run_jobs, start_ray
 from .errors import ChangedError, MalmoiError, RecipeError
 from .examples import check_columns, examples_source, find_examples, read_examples
@@ -32,7 +33,7 @@ from .plan import malmoi_version
 from .progress import stage_progress
 from .recipe import Run, Tokenize
 from .sources import Piece, split_parts
-from .storage import Folder
+from .storage import Folder, is_local
 from .token_manifest import FILE, TokenBook, TokenizerId, TokenManifest, read_token_manifest
 from .token_settings import check_settings, prompts_of
 from .token_shards import STAGE, TokenPart, shard_name, tokenize_part
@@ -191,7 +192,10 @@ def tokenize(
         console.print(f"tokenizer {escape(encoder.name)} by {encoder.library}: {escape(encoder.why)}")
         jobs = [Job(STAGE, shard_name(part.index), tokenize_part, part, plan=plan.key) for part in plan.parts]
         run = run or Run()
-        num_cpus = start_ray(run) if engine == "ray" else 1
+        num_cpus = 1
+        if engine == "ray":
+            num_cpus = start_ray(run)
+            check_reach(_local_paths(plan), run, ".")
         begin = time.perf_counter()
         with stage_progress(STAGE, len(jobs), console) as tick:
 
@@ -206,6 +210,13 @@ def tokenize(
         return manifest
 
 
+def _local_paths(plan: TokenPlan) -> list[tuple[str, str]]:
+    """(key, path) of what lies on a disk rather than in a store; of the input the first file."""
+    places = {"output": plan.output.url, "input": plan.parts[0].pieces[0].file.url}
+    found = [(key, place) for key, place in places.items() if is_local(place)]
+    return [*found, ("tokenize.tokenizer", plan.settings.tokenizer)]
+
+
 def tokenize_command(
     inputs: Sequence[str],
     settings: Mapping[str, Any],
@@ -215,6 +226,7 @@ def tokenize_command(
     *,
     console: Console,
     engine: EngineKind = "ray",
+    shared_filesystem: bool = True,
 ) -> TokenManifest:
     """The command: `settings` are those of the recipe's block, `columns` pairs NAME=COLUMN."""
     wrong = [pair for pair in columns if not all(pair.partition("="))]
@@ -227,7 +239,8 @@ def tokenize_command(
             raise RecipeError(f"{inputs[0]}: not a finished run; give the folder of the rows with --out")
         out = Folder(inputs[0]).join(FOLDER)
     plan = plan_tokens(checked, inputs, out, one_thread=engine == "ray")
-    return tokenize(plan, console=console, engine=engine, run=Run(num_cpus=num_cpus))
+    run = Run(num_cpus=num_cpus, shared_filesystem=shared_filesystem)
+    return tokenize(plan, console=console, engine=engine, run=run)
 
 
 def _finished(folder: Folder, console: Console) -> TokenManifest | None:

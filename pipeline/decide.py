@@ -34,6 +34,7 @@ from .manifest import Book, Dedup, Earlier
 from .mixing import Mixed, mix
 from .parquet_out import RowGroupWriter
 from .saved import Index, read_saved
+from .shards import open_parquet, part_file
 from .spread import group_figures
 from .storage import Folder
 from .written import hash_file, part_name
@@ -154,15 +155,15 @@ class Names:
         for piece in np.unique(pieces).tolist():
             table = self._read(piece)
             tables.append(table.take(pa.array(ordinals[pieces == piece] - self.people.first[piece])))
-        return ordinals, pa.concat_tables(tables)
+        return ordinals, pa.concat_tables(tables).combine_chunks()
 
     def _read(self, piece: int) -> pa.Table:
         parts = len(self.keys.first) - 1
         if piece >= parts:
             saved = self.people.saved[piece - parts]
             return read_saved(saved.folder, saved.name, ["id", "source"])
-        with self.folder.open(f"stages/filter/{part_name(piece)}.kept.parquet") as stream:
-            return pq.read_table(stream, columns=["id", "source"])
+        with open_parquet(self.folder, part_file(piece, "kept")) as file:
+            return file.read(["id", "source"])
 
 
 def _write_part(
@@ -177,8 +178,8 @@ def _write_part(
         {
             "copies": verdicts.copies[here],
             "reason": pa.array([None, *REASONS[1:]], pa.large_string()).take(pa.array(verdicts.reason[here])),
-            "duplicate_of": names.column("id").combine_chunks().take(place),
-            "duplicate_source": names.column("source").combine_chunks().take(place),
+            "duplicate_of": names.column("id").take(place),
+            "duplicate_source": names.column("source").take(place),
             "similarity": pa.array(verdicts.similarity[here], mask=~gone),
         }
     )

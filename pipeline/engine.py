@@ -31,7 +31,7 @@ from . import cluster, errors, watch
 from .errors import MalmoiError, ResourceError
 from .poison import Overdue, limited
 from .recipe import Run
-from .storage import Folder
+from .storage import READERS, Folder
 from .written import is_there
 
 # Of files that an earlier call left: hashed in this process (1.5 GB/s from a disk) rather than by workers.
@@ -66,13 +66,11 @@ class Job:
 
 def committed(folder: Folder, job: Job, *, deep: bool = True) -> Counts | None:
     """The counts of a job that is done, else None. `deep`: its files are read and their hashes compared."""
-    if not folder.exists(job.record):
-        return None
     try:
         counts: Counts = json.loads(folder.read_bytes(job.record))
         whole = counts["plan"] == job.plan
         whole = whole and all(is_there(folder, *file, deep=deep) for file in counts["files"])
-    except (ValueError, KeyError, TypeError):
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
     return counts if whole else None
 
@@ -280,12 +278,12 @@ def run_jobs(
 def _done(folder: Folder, jobs: list[Job], *, on_workers: bool) -> tuple[dict[str, Counts], frozenset[str]]:
     """The counts of the jobs that are done, in the jobs' order, and the names of those whose files are to be
     hashed by workers, being too many bytes for this process."""
-    found = {job.name: (job, committed(folder, job, deep=False)) for job in jobs}
-    there = {name: (job, counts) for name, (job, counts) in found.items() if counts is not None}
-    size = sum(size for _, counts in there.values() for _, size, _ in counts["files"])
-    if on_workers and size > CHECK_HERE_BYTES:
-        return {}, frozenset(there)
-    with ThreadPoolExecutor(usable_cpus()) as pool:
+    with ThreadPoolExecutor(usable_cpus() if folder.is_local else READERS) as pool:
+        found = list(pool.map(lambda job: committed(folder, job, deep=False), jobs))
+        there = {job.name: (job, one) for job, one in zip(jobs, found, strict=True) if one is not None}
+        size = sum(size for _, counts in there.values() for _, size, _ in counts["files"])
+        if on_workers and size > CHECK_HERE_BYTES:
+            return {}, frozenset(there)
         checked = pool.map(lambda job: committed(folder, job), [job for job, _ in there.values()])
         return {
             name: counts for name, counts in zip(there, checked, strict=True) if counts is not None

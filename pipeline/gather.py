@@ -60,14 +60,13 @@ def _groups(table: pa.Table, order: np.ndarray) -> Iterator[np.ndarray]:
 
 def _rows_in_order(folder: Folder, plan: ShardPlan, shard: int) -> pa.Table:
     """The rows whose text begins in this shard's range of bytes, by (part, row, epoch)."""
-    ends = np.array([*plan.starts[1:], plan.text_bytes])
-    first, last = plan.shard_at(np.array(plan.starts)), plan.shard_at(ends)
     tables = [plan.schema.empty_table()]
-    for index in np.flatnonzero((first <= shard) & (last >= shard)):
-        copies = read_copies(folder, plan.parts[index])
-        begins = plan.starts[index] + np.cumsum(copies.text_bytes) - copies.text_bytes
+    plan = plan.of(shard)
+    for part, start in zip(plan.parts, plan.starts, strict=True):
+        copies = read_copies(folder, part)
+        begins = start + np.cumsum(copies.text_bytes) - copies.text_bytes
         here = np.flatnonzero(plan.shard_at(begins) == shard)
-        tables.append(take_copies(folder, plan, plan.parts[index], copies, here))
+        tables.append(take_copies(folder, plan, part, copies, here))
     return pa.concat_tables(tables).combine_chunks()
 
 

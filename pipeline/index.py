@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +15,7 @@ import xxhash
 from malmoi.operators.jaccard import sketches
 from malmoi.operators.minhash import MinHash
 
+from .batches import read_batches, write_batches
 from .buckets import of_key
 from .engine import Counts, Job
 from .keys import Keys
@@ -26,6 +29,9 @@ if TYPE_CHECKING:
 
 STAGE = "verify"
 SHARD_DOCUMENTS = 50_000
+SHARD_TEXT = 256 * 1024**2
+"""Bytes of text of the documents of a shard: their n-grams take some two times as much."""
+_RUN_BYTES = 64 * 1024**2
 _CHUNK = 4096
 _TEXT = pa.schema([(name, pa.large_string()) for name in ("id", "source", "text")])
 
@@ -40,7 +46,7 @@ class IndexWork:
     minhash: MinHash | None
 
     def set_aside(self, part: int) -> str:
-        return f"stages/{STAGE}/index-{part_name(part)}-of-{self.shards}.arrow"
+        return f"stages/{STAGE}/index-{part_name(part)}-of-{self.shards}.batches"
 
     @property
     def shard(self) -> str:
@@ -51,7 +57,8 @@ def save_index(session: Session, keys: Keys) -> list[list[Any]]:
     """Write the index; [name, bytes, hash, rows] of each of its files."""
     plan, folder = session.plan, session.folder
     parts, minhash = plan.num_parts, plan.keys.minhash
-    num = max(1, -(-keys.num_docs // SHARD_DOCUMENTS))
+    text = int(keys.numbers["text_bytes"].sum())
+    num = max(1, -(-keys.num_docs // SHARD_DOCUMENTS), -(-text // SHARD_TEXT))
     works = [IndexWork(part, parts, num, minhash) for part in range(parts)]
     _run(session, [Job(STAGE, f"index-{part_name(w.number)}-of-{num}", _set_aside, w) for w in works])
     works = [IndexWork(shard, parts, num, minhash) for shard in range(num)]
@@ -73,16 +80,22 @@ def _run(session: Session, jobs: list[Job]) -> list[Counts]:
 
 
 def _set_aside(folder: Folder, work: IndexWork) -> dict[str, Any]:
-    """The survivors of a part, one record batch for each shard."""
+    """The survivors of a part by shard."""
     with open_parquet(folder, part_file(work.number, "verdict")) as file:
         reason = file.read(["reason"]).column("reason")
     stays = pc.or_kleene(pc.is_null(reason), pc.equal(reason, "mixture.not_chosen"))
     rows = pc.indices_nonzero(stays).to_numpy().astype(np.int64)
-    names = schema(work.minhash).names
     with open_parquet(folder, part_file(work.number, "keys")) as file:
         columns = [*NUMBERS, *(["bands"] if work.minhash else [])]
         keys = file.read(columns).take(pa.array(rows))
-    pieces = [schema(work.minhash).empty_table()]
+    name = work.set_aside(work.number)
+    files = write_batches(folder, name, work.shards, _runs(_rows(folder, work, keys, rows), work.shards))
+    return {"rows": len(rows), "files": files}
+
+
+def _rows(folder: Folder, work: IndexWork, keys: pa.Table, rows: np.ndarray) -> Iterator[pa.Table]:
+    """Rows of the index, a few at a time."""
+    wanted = schema(work.minhash)
     for start in range(0, len(rows), _CHUNK):
         text = read_rows(folder, work.number, rows[start : start + _CHUNK], _TEXT)
         table = keys.slice(start, _CHUNK)
@@ -90,16 +103,21 @@ def _set_aside(folder: Folder, work: IndexWork) -> dict[str, Any]:
             table = table.append_column(name, text.column(name))
         if work.minhash is not None:
             table = _sketched(table, text, work.minhash)
-        pieces.append(table.select(names).cast(schema(work.minhash)))
-    table = pa.concat_tables(pieces).combine_chunks()
-    shard = of_key(table.column("id_hi").to_numpy(), work.shards)
-    name = work.set_aside(work.number)
-    with folder.create(name) as sink, pa.ipc.new_file(sink, table.schema) as writer:
-        for number in range(work.shards):
-            chosen = table.take(pa.array(np.flatnonzero(shard == number))).combine_chunks()
-            batches = chosen.to_batches() or [pa.RecordBatch.from_pylist([], schema=table.schema)]
-            writer.write_batch(batches[0])
-    return {"rows": table.num_rows, "files": [hash_file(folder, name)]}
+        yield table.select(wanted.names).cast(wanted)
+
+
+def _runs(tables: Iterable[pa.Table], shards: int) -> Iterator[tuple[np.ndarray, pa.Table]]:
+    """The rows in runs of about `_RUN_BYTES`, each by shard."""
+    held: list[pa.Table] = []
+    for table in chain(tables, [None]):
+        if table is not None:
+            held.append(table)
+        if held and (table is None or sum(one.nbytes for one in held) >= _RUN_BYTES):
+            run = pa.concat_tables(held).combine_chunks()
+            shard = of_key(run.column("id_hi").to_numpy(), shards)
+            order = np.argsort(shard, kind="stable")
+            yield shard[order], run.take(pa.array(order))
+            held = []
 
 
 def _sketched(table: pa.Table, text: pa.Table, minhash: MinHash) -> pa.Table:
@@ -114,13 +132,8 @@ def _sketched(table: pa.Table, text: pa.Table, minhash: MinHash) -> pa.Table:
 
 def _collect(folder: Folder, work: IndexWork) -> dict[str, Any]:
     """One shard, from the files of all parts, by id hash."""
-    batches = []
-    for part in range(work.parts):
-        name = work.set_aside(part)
-        path = folder.local_path(name)
-        with pa.OSFile(path) if path else folder.open(name) as stream, pa.ipc.open_file(stream) as reader:
-            batches.append(reader.get_batch(work.number))
-    table = pa.Table.from_batches(batches).combine_chunks()
+    names = [work.set_aside(part) for part in range(work.parts)]
+    table = read_batches(folder, names, work.number, schema(work.minhash)).combine_chunks()
     order = np.lexsort((table.column("id_lo").to_numpy(), table.column("id_hi").to_numpy()))
     write_shard(folder, work.shard, table.take(pa.array(order)))
     return {"rows": table.num_rows, "files": [hash_file(folder, work.shard)]}

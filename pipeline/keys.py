@@ -9,10 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from .shards import open_parquet, part_file
 from .storage import Folder
-from .written import part_name
 
 NUMBERS = ("id_lo", "id_hi", "exact_lo", "exact_hi", "quality", "length", "priority", "text_bytes", "tokens")
 NAMES = ("group", "source", "language")
@@ -43,7 +42,7 @@ class Keys:
         return np.searchsorted(self.first, ordinals, side="right") - 1
 
 
-def _coded(pieces: list[pa.DictionaryArray]) -> Coded:
+def coded(pieces: list[pa.DictionaryArray]) -> Coded:
     """Of the parts' columns behind each other."""
     names = sorted({name for piece in pieces for name in piece.dictionary.to_pylist()})
     place = {name: code for code, name in enumerate(names)}
@@ -62,8 +61,8 @@ def load_keys(folder: Folder, num_parts: int) -> Keys:
     numbers: dict[str, list[np.ndarray]] = {name: [] for name in NUMBERS}
     names: dict[str, list[pa.DictionaryArray]] = {name: [] for name in NAMES}
     for index in range(num_parts):
-        with folder.open(f"stages/filter/{part_name(index)}.keys.parquet") as stream:
-            table = pq.read_table(stream, columns=[*NUMBERS, *NAMES])
+        with open_parquet(folder, part_file(index, "keys")) as file:
+            table = file.read([*NUMBERS, *NAMES])
         sizes.append(table.num_rows)
         for name in NUMBERS:
             numbers[name].append(table.column(name).to_numpy())
@@ -72,5 +71,5 @@ def load_keys(folder: Folder, num_parts: int) -> Keys:
     return Keys(
         first=np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64),
         numbers={name: np.concatenate(pieces) for name, pieces in numbers.items()},
-        names={name: _coded(pieces) for name, pieces in names.items()},
+        names={name: coded(pieces) for name, pieces in names.items()},
     )

@@ -200,7 +200,7 @@ def _stages(session: Session) -> Manifest:
     )
     if plan.recipe.write.shuffle:
         session.run("scatter", [Job("scatter", part_name(i), scatter, (shards, i)) for i in parts])
-    jobs = [Job("write", f"shard-{i:05d}", gather, (shards, i)) for i in range(shards.num_shards)]
+    jobs = [Job("write", f"shard-{i:05d}", gather, (shards.of(i), i)) for i in range(shards.num_shards)]
     written = session.run("write", jobs)
     aside = session.run(
         "dropped", [Job("dropped", part_name(i), write_dropped, i) for i in parts], shown=False
@@ -235,8 +235,7 @@ def _report(folder: Folder) -> dict[str, float]:
 def _clean(folder: Folder) -> None:
     """Drop what was only on its way: it is as large as the corpus and nothing reads it again."""
     for stage in ("scatter", "verify"):
-        for name in folder.list(f"stages/{stage}"):
-            folder.remove(name)
+        folder.remove_all(folder.list(f"stages/{stage}"))
     clean_marks(folder, (FILTER, "decide", "write", "dropped"))
 
 

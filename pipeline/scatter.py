@@ -1,34 +1,31 @@
 """A global shuffle with bounded memory: each part sets its rows aside by shard, each shard collects them.
 
-`scatter` writes stages/scatter/part-00000.arrow, an Arrow IPC file. Its rows carry their order key, a hash
-of (source, id, epoch, seed); the whole range of keys is cut evenly, so that a row's key gives its shard and
-the corpus as a whole is in the order of its keys. Text is moved in runs of `RUN_BYTES`; a run is sorted by
-key and gives one record batch for each shard that it meets. The schema's metadata lists the shards of the
-batches, so that a shard reads its own batches and nothing else.
+`scatter` writes stages/scatter/part-00000.batches, record batches with an index (`batches`). Its rows carry their
+order key, a hash of (source, id, epoch, seed); the whole range of keys is cut evenly, so that a row's key gives its
+shard and the corpus as a whole is in the order of its keys. Text is moved in runs of `RUN_BYTES`; a run is sorted
+by key and gives one record batch for each shard that it meets, so that a shard reads its own batches and nothing
+else.
 
-An IPC file rather than Parquet: with thousands of shards a part is many small pieces, of which Parquet's
-footer would outweigh the text.
+Arrow rather than Parquet: with thousands of shards a part is many small pieces, of which Parquet's footer would
+outweigh the text.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from .errors import MalmoiError
+from .batches import read_batches, write_batches
 from .shards import EPOCH, ShardPlan, read_copies, take_copies
 from .storage import Folder
-from .written import hash_file
 
 RUN_BYTES = 64 * 1024**2
 ORDER = "order key"
 SCHEME = "xxh64(id_lo, id_hi, epoch, seed as 4 little-endian 64-bit words)"
 
-_SHARDS = b"malmoi.shards"
 _P1, _P2, _P3, _P4, _P5 = (
     np.uint64(prime)
     for prime in (
@@ -79,7 +76,7 @@ def shard_of(key: np.ndarray, num_shards: int) -> np.ndarray:
 
 
 def scatter_name(part: int) -> str:
-    return f"stages/scatter/part-{part:05d}.arrow"
+    return f"stages/scatter/part-{part:05d}.batches"
 
 
 def _runs(key: np.ndarray, text_bytes: np.ndarray) -> list[np.ndarray]:
@@ -97,56 +94,31 @@ def scatter(folder: Folder, work: tuple[ShardPlan, int]) -> dict[str, Any]:
     key = order_key(copies.id_lo, copies.id_hi, copies.epoch, plan.seed)
     shard = shard_of(key, plan.num_shards)
     runs = _runs(key, copies.text_bytes)
-    cuts = [np.unique(shard[run], return_index=True) for run in runs]
-    listed = [int(number) for numbers, _ in cuts for number in numbers]
-    schema = plan.schema.append(pa.field(ORDER, pa.uint64()))
-    options = pa.ipc.IpcWriteOptions(compression=pa.Codec("zstd", compression_level=1), use_threads=False)
-    name = scatter_name(part)
-    with (
-        folder.create(name) as sink,
-        pa.ipc.new_file(
-            sink, schema.with_metadata({_SHARDS: json.dumps(listed).encode()}), options=options
-        ) as writer,
-    ):
-        for run, (_, starts) in zip(runs, cuts, strict=True):
-            table = take_copies(folder, plan, part, copies, run).append_column(ORDER, pa.array(key[run]))
-            for start, stop in zip(starts, [*starts[1:], len(run)], strict=True):
-                for batch in table.slice(start, stop - start).combine_chunks().to_batches():
-                    writer.write_batch(batch)
+
+    def rows() -> Iterator[tuple[np.ndarray, pa.Table]]:
+        for run in runs:
+            table = take_copies(folder, plan, part, copies, run)
+            yield shard[run], table.append_column(ORDER, pa.array(key[run]))
+
+    files = write_batches(folder, scatter_name(part), plan.num_shards, rows())
     return {
         "read": len(key),
         "kept": len(key),
         "dropped": {},
         "quarantined": 0,
         "text_bytes": int(copies.text_bytes.sum()),
-        "files": [hash_file(folder, name)],
+        "files": files,
     }
 
 
-def _batches(folder: Folder, part: int, shard: int) -> Iterator[pa.RecordBatch]:
-    name = scatter_name(part)
-    path = folder.local_path(name)
-    try:
-        with pa.OSFile(path) if path else folder.open(name) as stream, pa.ipc.open_file(stream) as reader:
-            listed = np.array(json.loads(reader.schema.metadata[_SHARDS]), dtype=np.int64)
-            if len(listed) != reader.num_record_batches:
-                raise MalmoiError(f"{name}: {reader.num_record_batches} batches, {len(listed)} in its list")
-            for index in np.flatnonzero(listed == shard):
-                yield reader.get_batch(int(index))
-    except (FileNotFoundError, pa.ArrowInvalid) as error:
-        raise MalmoiError(
-            f"{folder.join(name)}: cannot be read ({error}); run the same command again"
-        ) from error
+def _with_order(plan: ShardPlan) -> pa.Schema:
+    return plan.schema.append(pa.field(ORDER, pa.uint64()))
 
 
 def scattered_rows(folder: Folder, plan: ShardPlan, shard: int) -> tuple[pa.Table, np.ndarray]:
     """The rows of one shard, and the order (int64 [rows]) in which they are written."""
-    batches = [batch for part in plan.parts for batch in _batches(folder, part, shard)]
-    schema = plan.schema.append(pa.field(ORDER, pa.uint64()))
-    table = pa.Table.from_batches(
-        [batch.replace_schema_metadata() for batch in batches], schema
-    ).combine_chunks()
-    del batches
+    names = [scatter_name(part) for part in plan.parts]
+    table = read_batches(folder, names, shard, _with_order(plan)).combine_chunks()
     return table.drop_columns([ORDER]), key_order(table)
 
 

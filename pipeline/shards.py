@@ -3,7 +3,7 @@
 | file                               | made by                 | holds                                      |
 |------------------------------------|-------------------------|--------------------------------------------|
 | corpus/shard-00000-of-00004.*      | `gather.gather`         | the corpus; 3 copies are 3 rows            |
-| stages/scatter/part-00000.arrow    | `scatter.scatter`       | rows on their way, only where shuffled     |
+| stages/scatter/part-00000.batches  | `scatter.scatter`       | rows on their way, only where shuffled     |
 | dropped/part-00000.parquet         | `dropped.write_dropped` | dropped documents, why, all their signals  |
 | quarantine/part-00000.parquet      | `dropped.write_dropped` | malformed records, documents of equal id   |
 
@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -43,7 +43,8 @@ class PartSize:
 
 @dataclass(frozen=True)
 class ShardPlan:
-    """How the corpus is cut; `starts[i]` is the number of bytes of text before part `parts[i]`."""
+    """How the corpus is cut. `parts`: those that give rows; `starts[i]`: bytes of text before `parts[i]`, of use
+    where it is not shuffled."""
 
     rows: int
     text_bytes: int
@@ -54,8 +55,19 @@ class ShardPlan:
     format: Literal["parquet", "jsonl.zst"]
     compression_level: int
     schema: pa.Schema
-    parts: tuple[int, ...]
+    parts: Sequence[int]
     starts: tuple[int, ...]
+
+    def of(self, shard: int) -> ShardPlan:
+        """For the job of one shard: with the parts that it reads, as a list of all would travel with each job."""
+        if self.shuffle:
+            return self
+        ends = np.array([*self.starts[1:], self.text_bytes])
+        first, last = self.shard_at(np.array(self.starts)), self.shard_at(ends)
+        here = np.flatnonzero((first <= shard) & (last >= shard)).tolist()
+        return replace(
+            self, parts=tuple(self.parts[i] for i in here), starts=tuple(self.starts[i] for i in here)
+        )
 
     def shard_name(self, shard: int) -> str:
         return f"corpus/shard-{shard:05d}-of-{self.num_shards:05d}.{self.format}"
@@ -90,7 +102,12 @@ def open_parquet(folder: Folder, name: str) -> Iterator[pq.ParquetFile]:
     """A Parquet file of the run for reading; an absent or damaged one is named."""
     try:
         path = folder.local_path(name)
-        with pa.OSFile(path) if path else folder.open(name) as stream, pq.ParquetFile(stream) as file:
+        with (
+            pa.OSFile(path) if path else folder.open(name, exact=True) as stream,
+            pq.ParquetFile(
+                stream, pre_buffer=path is None
+            ) as file,  # remote: neighbouring columns in one request
+        ):
             yield file
     except (FileNotFoundError, pa.ArrowInvalid) as error:
         raise MalmoiError(
@@ -144,6 +161,7 @@ def plan_shards(parts: Sequence[PartSize], write: Write, seed: int, schema: pa.S
     total = sum(part.text_bytes for part in parts)
     rows = sum(part.rows for part in parts)
     num_shards = max(1, min(-(-total // write.shard_bytes), rows))
+    numbers = [part.part for part in parts]
     starts = np.cumsum([0, *(part.text_bytes for part in parts)])[:-1]
     return ShardPlan(
         rows=rows,
@@ -155,8 +173,8 @@ def plan_shards(parts: Sequence[PartSize], write: Write, seed: int, schema: pa.S
         format=write.format,
         compression_level=write.compression_level,
         schema=schema,
-        parts=tuple(part.part for part in parts),
-        starts=tuple(int(start) for start in starts),
+        parts=range(len(parts)) if numbers == list(range(len(parts))) else tuple(numbers),
+        starts=() if write.shuffle else tuple(int(start) for start in starts),
     )
 
 

@@ -19,7 +19,7 @@ from .bench import ROOT, Fault
 FAULTS = (
     # Ray: a worker, a raylet with its worker, the driver; a disk that is full under one worker
     Fault("point", "ray", "shuffled", "filter", "stages/filter/part-00001.kept.parquet", "part", "self"),
-    Fault("point", "ray", "shuffled", "scatter", "stages/scatter/part-00002.arrow", "whole", "raylet"),
+    Fault("point", "ray", "shuffled", "scatter", "stages/scatter/part-00002.batches", "whole", "raylet"),
     Fault(
         "point",
         "ray",

@@ -5,13 +5,16 @@ from __future__ import annotations
 import io
 import json
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
 
+from malmoi.pipeline.batches import read_batches, write_batches
 from malmoi.pipeline.errors import ChangedError, SourceError, StorageError
 from malmoi.pipeline.recipe import Source
+from malmoi.pipeline.shards import part_file, read_rows
 from malmoi.pipeline.sources import find_files, infer_extras, read_part, split_parts
 from malmoi.pipeline.storage import Folder
 
@@ -149,3 +152,64 @@ def test_parquet_through_a_folder(options):
 def test_no_bucket(options):
     with pytest.raises(StorageError, match=r"s3://nosuchbucket/x/a: cannot be written .*bucket"):
         Folder("s3://nosuchbucket/x", options).write_bytes("a", b"1")
+
+
+@pytest.fixture
+def requests(monkeypatch):
+    """What is asked of the store: (operation, bytes of the range that is asked for)."""
+    import s3fs
+
+    seen = []
+    real = s3fs.S3FileSystem._call_s3
+
+    async def noted(self, method, *args, **named):
+        first, _, last = named.get("Range", "").removeprefix("bytes=").partition("-")
+        seen.append((method, int(last) - int(first) + 1 if last else 0))
+        return await real(self, method, *args, **named)
+
+    monkeypatch.setattr(s3fs.S3FileSystem, "_call_s3", noted)
+    return seen
+
+
+def test_a_column_of_a_row_group_is_read_alone(options, requests):
+    folder = Folder("s3://corpus/columns", options)
+    size = 2000
+    table = pa.table(
+        {"id": [str(i) for i in range(size)], "text": [f"{i * i} " * 900 for i in range(size)]},
+        schema=pa.schema([("id", pa.large_string()), ("text", pa.large_string())]),
+    )
+    name = part_file(0, "kept")
+    with folder.create(name) as file:
+        pq.write_table(table, file, row_group_size=size // 4, compression=None)
+    requests.clear()
+    wanted = pa.schema([("id", pa.large_string())])
+    assert read_rows(folder, 0, np.array([size // 2]), wanted).to_pylist() == [{"id": str(size // 2)}]
+    asked = [count for method, count in requests if method == "get_object"]
+    assert len(asked) <= 3
+    assert sum(asked) < 200_000 < folder.size(name) / 50
+
+
+def test_a_shard_reads_its_own_batches(options, requests):
+    folder = Folder("s3://corpus/batches", options)
+    rows, shards, parts = 4000, 40, 3
+    owner = np.sort(np.arange(rows) % shards)
+    table = pa.table({"id": np.arange(rows), "text": [f"{i * i * 7919} " * 300 for i in range(rows)]})
+    names = [f"stages/scatter/{part}" for part in range(parts)]
+    for name in names:
+        write_batches(folder, name, shards, [(owner, table)])
+    size = sum(folder.size(name) for name in names)
+    requests.clear()
+    found = read_batches(folder, names, 7, table.schema)
+    assert found.equals(pa.concat_tables([table.filter(pa.array(owner == 7))] * parts))
+    assert len(requests) == 3 * parts
+    assert sum(count for _, count in requests) < 2 * size / shards
+
+
+def test_many_are_removed_at_a_time(options, requests):
+    folder = Folder("s3://corpus/many", options)
+    for i in range(20):
+        folder.write_bytes(f"stages/{i}", b"x")
+    requests.clear()
+    folder.remove_all([*folder.list("stages"), "stages/never-there"])
+    assert folder.list("stages") == []
+    assert [method for method, _ in requests if method.startswith("delete")] == ["delete_objects"]

@@ -96,19 +96,21 @@ def bucket_pairs(
     returned: np.ndarray,
     verified: np.ndarray,
     max_bucket: int,
+    settled: int = MAX_DOCUMENTS,
 ) -> np.ndarray:
     """As `candidates`, of rows in the order of `by_bucket` that are kept from round to round.
 
     `done`: bool [rows], set here where the row's document has been a centre of its bucket; a centre meets in a
     later round those documents only that took no part in an earlier one and do now: `returned`, bool [all
-    documents], or empty where there are none. `verified`: sorted uint64.
+    documents], or empty where there are none. `verified`: sorted uint64. Documents from the ordinal `settled` on
+    make no pairs with each other.
     """
     if max_bucket < 2:
         raise ValueError(f"want max_bucket >= 2, got max_bucket={max_bucket}")
     budget = max_bucket * (max_bucket - 1) // 2
     room = np.empty(_room(keys, budget), dtype=np.uint64)
     back = returned[documents] if len(returned) else np.zeros(len(documents), dtype=bool)
-    found: np.ndarray = room[: _pairs(keys, documents, done, back, budget, verified, room)]
+    found: np.ndarray = room[: _pairs(keys, documents, done, back, budget, verified, settled, room)]
     found.sort()  # np.unique goes through a hash table here, ten times slower
     unique: np.ndarray = found[np.diff(found, prepend=~found[:1]) != 0]
     return unique
@@ -166,6 +168,7 @@ def _pairs(
     returned: np.ndarray,
     budget: int,
     verified: np.ndarray,
+    settled: int,
     out: np.ndarray,
 ) -> int:
     total, start = 0, 0
@@ -182,6 +185,8 @@ def _pairs(
                 continue
             for row in range(centre + 1, end):
                 if done[centre] and not (returned[row] or returned[centre]):
+                    continue
+                if documents[centre] >= settled and documents[row] >= settled:
                     continue
                 pair = _pack(documents[centre], documents[row])
                 if len(verified) == 0 or not _contains(verified, pair):

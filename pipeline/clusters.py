@@ -18,7 +18,7 @@ from malmoi.operators.candidates import unpack
 from malmoi.operators.components import both_ways, labels, large_star, small_star
 from malmoi.operators.survivors import survivors
 
-from .buckets import joined, of_document, read_bucket, read_buckets, write_buckets, write_sorted
+from .buckets import joined, of_document, read_buckets, write_buckets, write_sorted
 from .engine import Counts, Job
 from .errors import MalmoiError
 from .shuffle import EDGE, PAIR, STAGE, Layout
@@ -161,7 +161,7 @@ def survivors_apart(
             stage(2 * round_ + 1, "label")
             stage(2 * round_ + 2, "settle")
             last = Star(layout, rounds, 2 * round_ + 2, "settle", 0)
-            pieces = [read_bucket(folder, name, 0, FOUND) for name in last.all_of(2 * round_ + 2, "settle")]
+            pieces = read_buckets(folder, last.all_of(2 * round_ + 2, "settle"), 0, FOUND)
             return np.sort(joined(pieces, FOUND), order="document"), round_
         before = now
         stage(2 * round_ + 2, "small")

@@ -12,13 +12,15 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 
 from malmoi.operators.survivors import FUZZY, compose, exact_groups, rank
 
-from .buckets import joined, read_bucket
+from .buckets import joined, read_buckets
 from .clusters import FOUND, settle, survivors_apart
 from .engine import Counts, Job, run_jobs
-from .keys import Keys
+from .errors import MalmoiError
+from .keys import Keys, coded
 from .saved import NUMBERS, Index, read_saved
 from .shuffle import (
     EDGE,
@@ -46,6 +48,9 @@ MAX_EDGES = 50_000_000
 ROWS_PER_PARTITION = 2_000_000
 TEXT_PER_PARTITION = 256 * 1024**2
 DOCUMENTS_PER_GROUP = 100_000
+TEXT_PER_GROUP = 512 * 1024**2
+"""Of a group that one job fetches: it holds the n-grams of those that are in pairs, some two times their text."""
+KEEP_BEST = "keep_best"
 
 
 @dataclass(frozen=True)
@@ -88,8 +93,8 @@ def gather_people(session: Session, keys: Keys, twice: np.ndarray, indexes: tupl
     dedup, new = session.plan.recipe.dedup, keys.num_docs
     first, saved, ages = list(keys.first.tolist()), [], [np.full(new, len(indexes), dtype=np.int8)]
     numbers = {name: [keys.numbers[name]] for name in NUMBERS}
-    codes = keys.names["source"].codes
-    names: list[np.ndarray] = []
+    ours = keys.names["source"]
+    sources = [pa.DictionaryArray.from_arrays(ours.codes, pa.array(ours.names, pa.large_string()))]
     for place, index in enumerate(indexes):
         for shard in index.shards:
             table = read_saved(index.folder, shard.name, [*NUMBERS, "source"])
@@ -98,16 +103,16 @@ def gather_people(session: Session, keys: Keys, twice: np.ndarray, indexes: tupl
             ages.append(np.full(table.num_rows, place, dtype=np.int8))
             for name in NUMBERS:
                 numbers[name].append(table.column(name).to_numpy())
-            names.append(table.column("source").to_numpy(zero_copy_only=False).astype(str))
-    if indexes:
-        ours = np.array(keys.names["source"].names, dtype=str)[codes]
-        codes = np.unique(np.concatenate([ours, *names]), return_inverse=True)[1]
+            sources.append(table.column("source").combine_chunks().dictionary_encode())
+    codes = coded(sources).codes
     whole = {name: _whole(pieces) for name, pieces in numbers.items()}
     age = _whole(ages)
+    if len(age) >= NO_RANK:
+        raise MalmoiError(f"dedup: {len(age):,} documents, and {NO_RANK:,} and more have no 32-bit ordinal")
     active = np.concatenate([~twice, np.full(len(age) - new, True)])
     there = slice(None) if active.all() else np.flatnonzero(active)
     places = rank({name: whole[name][there] for name in whole}, codes[there], dedup.prefer)
-    if indexes and dedup.policy != "keep_best":
+    if indexes and dedup.policy != KEEP_BEST:
         order = np.lexsort((places, age[there]))
         places = np.empty(len(order), dtype=np.int64)
         places[order] = np.arange(len(order))
@@ -147,15 +152,17 @@ def _layout(session: Session, keys: Keys, people: People) -> Layout:
     assert minhash is not None
     groups: list[tuple[int, int]] = []
     begin = 0
+    sizes = keys.numbers["text_bytes"]
+    before = np.concatenate([[0], np.cumsum(sizes)])[np.minimum(people.first, people.new)]
     for piece in range(1, len(people.first)):
         full = people.first[piece] - people.first[begin] >= DOCUMENTS_PER_GROUP
+        full |= bool(before[piece] - before[begin] >= TEXT_PER_GROUP)
         if full or piece in (plan.num_parts, len(people.first) - 1):
             if piece > begin:
                 groups.append((begin, piece))
             begin = piece
     rows = people.total * minhash.bands
-    text = int(keys.numbers["text_bytes"].sum())
-    auto = max(1, -(-rows // ROWS_PER_PARTITION), -(-text // TEXT_PER_PARTITION))
+    auto = max(1, -(-rows // ROWS_PER_PARTITION), -(-int(before[-1]) // TEXT_PER_PARTITION))
     return Layout(
         first=people.first,
         groups=tuple(groups),
@@ -164,6 +171,7 @@ def _layout(session: Session, keys: Keys, people: People) -> Layout:
         measure=dedup.fuzzy.measure,
         parts=plan.num_parts,
         saved=people.saved,
+        settled=people.total if dedup.policy == KEEP_BEST else people.new,
     )
 
 
@@ -253,7 +261,7 @@ class _Rounds:
     def _keep_nearest(self, round_: int) -> None:
         layout = self.layout
         names = [layout.file(round_, "compare", p, "nearest") for p in range(layout.partitions)]
-        pieces = [read_bucket(self.session.folder, name, 0, EDGE) for name in names]
+        pieces = read_buckets(self.session.folder, names, 0, EDGE)
         self.nearest = nearest(joined([self.nearest, *pieces], EDGE), layout.minhash.threshold)
 
     def _survivors(self, rounds: int) -> np.ndarray:
@@ -262,7 +270,7 @@ class _Rounds:
             found, self.stars = survivors_apart(self.session.folder, self.layout, rounds, self.jobs)
             return found
         names = near_files(self.layout, rounds)
-        edges = joined([read_bucket(self.session.folder, name, 0, EDGE) for name in names], EDGE)
+        edges = joined(read_buckets(self.session.folder, names, 0, EDGE), EDGE)
         return settle(edges, self.ranks, self.layout.minhash.threshold)
 
     def _found(self, found: np.ndarray, left: int) -> Found:

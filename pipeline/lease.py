@@ -122,6 +122,8 @@ def _create(folder: Folder, data: bytes) -> bool:
         if folder.exists(FILE):
             return False
         folder.write_bytes(FILE, data)
+        time.sleep(SETTLE_S)  # others may have done the same: it is of the last one
+        return bool(fs.cat_file(remote) == data)
     return True
 
 

@@ -69,6 +69,7 @@ class Saved:
 class Layout:
     """What all jobs know. `first`: ordinals of the first document of each piece, and the end; a piece is a part
     of this run or, behind these, a shard of `saved`. `groups`: (first, end) of pieces that one job works on;
+    `settled`: documents from this ordinal on are not compared with each other, as their runs have judged them;
     `tag`: begins the names of all files."""
 
     first: tuple[int, ...]
@@ -78,6 +79,7 @@ class Layout:
     measure: Literal["jaccard", "containment"]
     parts: int
     saved: tuple[Saved, ...] = ()
+    settled: int = NO_RANK
     tag: str = ""
 
     @property
@@ -166,7 +168,7 @@ def pair_partition(folder: Folder, step: Step) -> dict[str, Any]:
     layout, index, round_ = step.layout, step.index, step.round
     if round_ == 0:
         names = [layout.file(0, "bands", group, "rows") for group in range(len(layout.groups))]
-        rows = _shared(joined(read_buckets(folder, names, index, ROW), ROW), layout.new)
+        rows = _shared(joined(read_buckets(folder, names, index, ROW), ROW), layout.settled)
         there = np.ones(len(rows), dtype=bool)
         back, verified = np.zeros(0, dtype=bool), NO_PAIRS
     else:
@@ -177,7 +179,7 @@ def pair_partition(folder: Folder, step: Step) -> dict[str, Any]:
     now = rows[there]
     keys, documents = np.ascontiguousarray(now["key"]), now["document"].astype(np.int64)
     done = now["done"].astype(bool)
-    pairs = bucket_pairs(keys, documents, done, back, verified, MAX_BUCKET)
+    pairs = bucket_pairs(keys, documents, done, back, verified, MAX_BUCKET, layout.settled)
     now["done"] = done
     rows[there] = now
     large = rows[large_rows(np.ascontiguousarray(rows["key"]), MAX_BUCKET)] if round_ == 0 else rows
@@ -212,14 +214,14 @@ def _worse(pairs: np.ndarray, rows: np.ndarray) -> np.ndarray:
     return np.where(left_rank > right_rank, left, right)
 
 
-def _shared(rows: np.ndarray, new: int) -> np.ndarray:
-    """The rows of buckets with two documents and more, one of them of this run, by bucket and rank."""
+def _shared(rows: np.ndarray, settled: int) -> np.ndarray:
+    """The rows of buckets with two documents and more, one of them below `settled`, by bucket and rank."""
     order = by_bucket(np.ascontiguousarray(rows["key"]), np.ascontiguousarray(rows["rank"]))
     rows = rows[order]
     keys = rows["key"]
     starts = np.flatnonzero(np.diff(keys, prepend=keys[:1] + np.uint64(1)))
     sizes = np.diff(starts, append=len(keys))
-    ours = np.add.reduceat(rows["document"] < new, starts, dtype=np.int64) if len(starts) else sizes
+    ours = np.add.reduceat(rows["document"] < settled, starts, dtype=np.int64) if len(starts) else sizes
     kept = rows[np.repeat((sizes > 1) & (ours > 0), sizes)]
     out = np.zeros(len(kept), LARGE)
     for field in ROW.names or ():

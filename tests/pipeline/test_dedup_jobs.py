@@ -270,3 +270,43 @@ def test_ray_gives_the_same_bytes(tmp_path, texts, run_here, ray_here, monkeypat
     manifest = run_plan(make_plan(made), console=Console(quiet=True))
     assert verdicts(tmp_path / "ray") == verdicts(here.path)
     assert manifest.manifest_hash == here.manifest.manifest_hash
+
+
+def versions(seed):
+    """Three texts, the middle one like both others, these not like each other; the middle one is the longest."""
+    chance = random.Random(seed)
+    words = [f"{chance.choice(WORDS)}{i}" for i in range(100)]
+    left, right = words[:], words[:]
+    left[3:8], right[60:65] = ["x"] * 4, ["y"] * 4
+    return " ".join(left), " ".join(words), " ".join(right)
+
+
+def chained(tmp_path, run_here, policy, texts, rows=2):
+    """`c`, run against an index of `a` and one of `b`, which do not know each other; what goes, and for whom."""
+    for name, text in zip("abc", texts, strict=True):
+        write(tmp_path / f"{name}.jsonl", [{"id": name, "text": text}])
+    fuzzy = {"threshold": 0.8, "bands": 64 // rows, "rows": rows, "num_perm": 64}
+
+    def run(name, **settings):
+        made = {**recipe(tmp_path / f"{name}.jsonl"), "dedup": {"fuzzy": fuzzy, **settings}}
+        return run_here(tmp_path / name, made)
+
+    for name in "ab":
+        run(name, save_index=True)
+    ran = run("c", against=[str(tmp_path / "a"), str(tmp_path / "b")], policy=policy)
+    return ran, {row["id"]: row["duplicate_of"] for row in ran.dropped}
+
+
+def test_what_an_earlier_run_kept_stays(tmp_path, run_here):
+    """`b` is like `a`, but its run kept it: what is like it is a duplicate, though not like `a`."""
+    ran, gone = chained(tmp_path, run_here, "keep_old", versions(1))
+    assert gone == {"c": "b"}
+    assert [index.matched for index in ran.manifest.dedup.earlier] == [0, 1]
+
+
+def test_all_compete_whatever_bucket_they_share(tmp_path, run_here):
+    """`b` is the best and like `a`, so `a` does not stand; `c` is like `a` alone and stays, as in one run of all.
+    `c` has no band in common with `b`, so `a` and `b` meet in buckets of their own."""
+    left, middle, right = versions(1)
+    _, gone = chained(tmp_path, run_here, "keep_best", (middle, left + " much" + "longer" * 9, right), rows=8)
+    assert not gone

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import socket
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 from malmoi.pipeline.errors import RecipeError, ResourceError
-from malmoi.pipeline.storage import is_local
+from malmoi.pipeline.storage import in_job_folder, is_local, strip_local
 
 from .recipe import TrainRecipe
 
@@ -42,30 +44,38 @@ def check_cluster(recipe: TrainRecipe) -> None:
     """ResourceError or RecipeError where the fewest workers would never start, or could not meet."""
     import ray
 
-    check_resources(recipe, ray.cluster_resources())
-    check_paths(recipe, sum(1 for node in ray.nodes() if node["Alive"]))
+    there = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    check_resources(recipe, there)
+    check_paths(recipe, len(there))
 
 
-def check_resources(recipe: TrainRecipe, have: dict[str, float]) -> None:
-    """`have`: what the cluster has of CPU and GPU. Ray would wait for ever for what is not there."""
+def check_resources(recipe: TrainRecipe, nodes: Sequence[Mapping[str, float]]) -> None:
+    """`nodes`: what each has of CPU and GPU. Ray would wait for ever for what is not there."""
     workers = recipe.workers
     if workers.autoscaling:
         return
     least = workers.range[0]
-    for name, key, each in (
-        ("GPU", "gpus_per_worker", workers.gpus_per_worker),
-        ("CPU", "cpus_per_worker", workers.cpus_per_worker),
-    ):
-        if least * each > have.get(name, 0.0) + 1e-6:
-            raise ResourceError(
-                f"{least} workers with workers.{key}={each:g} need {least * each:g} {name}s, the cluster has "
-                f"{have.get(name, 0.0):g}; lower workers.num_workers or workers.{key}, or set workers.autoscaling "
-                "where nodes come on demand"
-            )
+    each = {"GPU": float(workers.gpus_per_worker), "CPU": workers.cpus_per_worker}
+    each = {name: amount for name, amount in each.items() if amount}
+    room = sum(min(int(node.get(x, 0.0) / amount + 1e-6) for x, amount in each.items()) for node in nodes)
+    if room < least:
+        kinds = Counter(", ".join(f"{x} {node.get(x, 0.0):g}" for x in each) for node in nodes)
+        there = "; ".join(f"{count} x {kind}" for kind, count in kinds.items()) or "none"
+        taken = ", ".join(f"{x} {amount:g}" for x, amount in each.items())
+        raise ResourceError(
+            f"the cluster has room for {room} of {least} workers that take {taken} each (nodes: {there}); lower "
+            "workers.num_workers, workers.cpus_per_worker or workers.gpus_per_worker, or set workers.autoscaling "
+            "where nodes come on demand"
+        )
 
 
 def check_paths(recipe: TrainRecipe, nodes: int) -> None:
-    """Workers on several nodes need paths that all of them see."""
+    """Workers on several nodes need paths that all of them see, and none may be removed with the job."""
+    if is_local(recipe.output) and in_job_folder(strip_local(recipe.output)):
+        raise RecipeError(
+            f"output={recipe.output} lies in the job's working folder, which Ray removes with the job: give an "
+            "absolute path or a URL (output=s3://bucket/model)"
+        )
     if (nodes < 2 and not recipe.workers.autoscaling) or recipe.workers.shared_filesystem:
         return
     places = {"output": recipe.output, "data.path": recipe.data.path, "model.path": recipe.model.path}

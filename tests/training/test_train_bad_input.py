@@ -168,12 +168,18 @@ def test_out_of_memory_names_the_knobs(text_rows, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("workers", "have", "want"),
     [
-        ({"num_workers": 2, "gpus_per_worker": 1}, {"CPU": 8.0}, "need 2 GPUs, the cluster has 0"),
-        ({"num_workers": [3, 4]}, {"CPU": 2.0}, "need 3 CPUs, the cluster has 2"),
-        ({"num_workers": 2, "cpus_per_worker": 0.5}, {"CPU": 1.0}, None),
-        ({"num_workers": 2, "gpus_per_worker": 1, "autoscaling": True}, {}, None),
+        (
+            {"num_workers": 2, "gpus_per_worker": 1}, [{"CPU": 8.0}],
+            r"room for 0 of 2 workers that take GPU 1, CPU 1 each \(nodes: 1 x GPU 0, CPU 8\)",
+        ),
+        ({"num_workers": [3, 4]}, [{"CPU": 2.0}], "room for 2 of 3 workers"),
+        ({"num_workers": 2, "cpus_per_worker": 0.5}, [{"CPU": 1.0}], None),
+        ({"num_workers": 3}, [{"CPU": 1.0}] * 3, None),
+        ({"num_workers": 1, "cpus_per_worker": 4}, [{"CPU": 2.0}] * 3, r"room for 0 of 1 .*3 x CPU 2"),
+        ({"num_workers": 2, "gpus_per_worker": 1}, [{"CPU": 8.0}, {"CPU": 1.0, "GPU": 8.0}], "for 1 of 2"),
+        ({"num_workers": 2, "gpus_per_worker": 1, "autoscaling": True}, [], None),
     ],
-)
+)  # fmt: skip
 def test_a_cluster_that_is_too_small(workers, have, want, text_rows, tmp_path):
     given = recipe(text_rows, tmp_path, workers=workers)
     with nullcontext() if want is None else pytest.raises(ResourceError, match=want):
@@ -187,6 +193,12 @@ def test_paths_that_other_nodes_do_not_see(text_rows, tmp_path):
         check_paths(given, 2)
     check_paths(recipe(text_rows, tmp_path, workers={"shared_filesystem": True}), 2)
     check_paths(recipe("s3://b/rows", tmp_path).model_copy(update={"output": "s3://b/run"}), 2)
+
+
+def test_an_output_that_goes_with_the_job(text_rows, tmp_path):
+    output = tmp_path / "runtime_resources/working_dir_files/_ray_pkg_1/runs/model"
+    with pytest.raises(RecipeError, match="in the job's working folder, which Ray removes with the job"):
+        check_paths(recipe(text_rows, output), 1)
 
 
 def test_a_cluster_that_does_not_answer(monkeypatch):

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -34,12 +34,15 @@ from .tasks import CodeSettings, TaskSettings, mean, sampled, task_hash
 SANDBOX = Path(__file__).with_name("sandbox.py")
 # Starting Python is no part of a program's time.
 _START_SECONDS = 60.0
+# How often what a program has written is counted, of how many full files it may be, and what an empty one counts.
+_LOOK_SECONDS, _FULL_FILES, _ENTRY_BYTES = 0.1, 64, 4096
 _NO_RESULT = "ended without a result"
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Of one program. `seconds` on the clock; `memory`: bytes of address space; `file_bytes`: of each file."""
+    """Of one program. `seconds` on the clock; `memory`: bytes of address space; `file_bytes`: of each file, 64 times
+    of which all may hold together."""
 
     seconds: float = 10.0
     memory: int = 1024 * 2**20
@@ -101,16 +104,33 @@ def _clean_environment(folder: str) -> dict[str, str]:
     return {**place, **threads, "LANG": "C.UTF-8", "PYTHONHASHSEED": "0"}
 
 
-def _lines(pipe: int, seconds: float) -> list[dict[str, Any]]:
-    """What the child tells: two lines at most. An empty list, or one line, where its time ran out before."""
+def _holds_more(folder: str, most: int) -> bool:
+    """Whether the files and folders in `folder` come to more than `most` bytes."""
+    found, stack = 0, [folder]
+    while stack:
+        with suppress(OSError), os.scandir(stack.pop()) as entries:  # too deep a path, or gone meanwhile
+            for entry in entries:
+                found += max(entry.stat(follow_symlinks=False).st_blocks * 512, _ENTRY_BYTES)
+                if entry.is_dir(follow_symlinks=False):
+                    stack.append(entry.path)
+                if found > most:
+                    return True
+    return False
+
+
+def _lines(pipe: int, seconds: float, over: Callable[[], bool]) -> list[dict[str, Any]]:
+    """What the child tells: two lines at most. An empty list, or one line, where its time ran out before, or `over`
+    said that it wrote too much."""
     buffer, told = b"", 0
     deadline = time.monotonic() + _START_SECONDS
     with selectors.DefaultSelector() as selector:
         selector.register(pipe, selectors.EVENT_READ)
         while told < 2 and len(buffer) < 2**16:
             left = deadline - time.monotonic()
-            if left <= 0 or not selector.select(left):
+            if left <= 0 or over():
                 break
+            if not selector.select(min(left, _LOOK_SECONDS)):
+                continue
             data = os.read(pipe, 4096)
             if not data:
                 break
@@ -133,13 +153,20 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
+def _remove(folder: str) -> None:
+    try:
+        shutil.rmtree(folder, ignore_errors=True)
+    except RecursionError:  # as many folders within each other as a program makes in its time
+        subprocess.run(["rm", "-rf", "--", folder], check=False)
+
+
 def _run(program: str, limits: Limits) -> tuple[dict[str, str], Outcome]:
     """What confined the program, and what came of it."""
     folder = tempfile.mkdtemp(prefix="malmoi-code-")
     try:
         Path(folder, "program.py").write_text(program, encoding="utf-8", errors="surrogatepass")
         read, write = os.pipe()
-        word = secrets.token_hex(16)
+        word, most = secrets.token_hex(16), _FULL_FILES * limits.file_bytes
         settings = {
             "seconds": limits.seconds, "memory": limits.memory, "file_bytes": limits.file_bytes, "result": write,
         }  # fmt: skip
@@ -157,13 +184,15 @@ def _run(program: str, limits: Limits) -> tuple[dict[str, str], Outcome]:
                 assert process.stdin is not None
                 with suppress(BrokenPipeError), process.stdin as stdin:
                     stdin.write(word.encode() + b"\n")
-                told = _lines(read, limits.seconds)
+                told = _lines(read, limits.seconds, lambda: _holds_more(folder, most))
             finally:
                 _kill(process)
-        return _judged(told, word, process.returncode, time.monotonic() - begun >= limits.seconds)
+        confined, outcome = _judged(
+            told, word, process.returncode, time.monotonic() - begun >= limits.seconds
+        )
+        return confined, Outcome(False, "wrote too much") if _holds_more(folder, most) else outcome
     finally:
-        with suppress(RecursionError):
-            shutil.rmtree(folder, ignore_errors=True)
+        _remove(folder)
 
 
 def _judged(

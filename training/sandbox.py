@@ -4,7 +4,7 @@ What is covered, on Linux for x86-64 and arm64: limits of CPU time, address spac
 network (a network namespace of its own, and sockets refused); no other process is started, signalled or
 traced (seccomp); files outside the working folder are not written, and outside Python and its libraries not
 read (Landlock); no privileges (user namespace, capabilities dropped). What is not covered: faults of the
-kernel, memory that is shared with nobody but large, the clock. Elsewhere only the limits hold.
+kernel, the clock. Elsewhere only the limits hold. Who starts this watches how much is written in all.
 
 Nothing of malmoi is imported here: the program has to find a bare Python.
 """
@@ -28,24 +28,26 @@ from typing import Any
 _CALLS: dict[str, tuple[int, dict[str, int], tuple[int, ...]]] = {
     "x86_64": (
         0xC000003E,
-        {"clone": 56, "clone3": 435, "prlimit64": 302, "capset": 126},
+        {"clone": 56, "clone3": 435, "prlimit64": 302, "fcntl": 72, "capset": 126},
         (
             41, 57, 58, 59, 322,  # socket, fork, vfork, execve, execveat
             62, 200, 234, 129, 297, 424, 434,  # kill, tkill, tgkill, *sigqueueinfo, pidfd_*
             101, 310, 311, 165, 166, 272, 308, 425,  # ptrace, process_vm_*, (u)mount, unshare, setns, io_uring
             248, 249, 250, 298, 321, 323,  # keys, perf_event_open, bpf, userfaultfd
             90, 91, 92, 93, 94, 260, 268, 452,  # chmod, chown and kin: Landlock lets them be
+            29, 64, 68, 240,  # shmget, semget, msgget, mq_open: what they make stays when the process has ended
         ),
     ),
     "aarch64": (
         0xC00000B7,
-        {"clone": 220, "clone3": 435, "prlimit64": 261, "capset": 91},
+        {"clone": 220, "clone3": 435, "prlimit64": 261, "fcntl": 25, "capset": 91},
         (
             198, 221, 281,
             129, 130, 131, 138, 240, 424, 434,
             117, 270, 271, 40, 39, 97, 268, 425,
             217, 218, 219, 241, 280, 282,
             52, 53, 54, 55, 452,
+            194, 190, 186, 180,
         ),
     ),
 }  # fmt: skip
@@ -53,6 +55,8 @@ _CALLS: dict[str, tuple[int, dict[str, int], tuple[int, ...]]] = {
 _ALLOW, _EPERM, _ENOSYS = 0x7FFF0000, 0x00050001, 0x00050026
 _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 _CLONE_THREAD = 0x10000
+# Of fcntl: F_SETOWN, F_SETSIG, F_SETOWN_EX, by which a file sends any signal to any process.
+_SIGNALS_BY_FILE = (8, 10, 15)
 _NEW_USER, _NEW_NET = 0x10000000, 0x40000000
 
 # Landlock: which file rights each version knows; what reading needs.
@@ -102,6 +106,16 @@ def _filter(machine: str) -> bytes:
             allow,
             refuse,
         ]
+    lines += [
+        struct.pack("HBBI", _EQUAL, 0, 3 + len(_SIGNALS_BY_FILE), named["fcntl"]),
+        struct.pack("HBBI", _LOAD, 0, 0, 24),  # low half of the second argument
+        *(
+            struct.pack("HBBI", _EQUAL, len(_SIGNALS_BY_FILE) - number, 0, command)
+            for number, command in enumerate(_SIGNALS_BY_FILE)
+        ),
+        allow,
+        refuse,
+    ]
     return b"".join([*lines, allow])
 
 

@@ -83,6 +83,8 @@ FAILS = {
     "recursion": ("def f(): f()\nf()", "RecursionError"),
     "output": ("while True: print('x' * 10**6)", "File too large"),
     "a large file": ("open('mine', 'wb').write(bytes(2**20))", "File too large"),
+    "many files": ("for i in range(1000): open(str(i), 'wb').write(bytes(2**16 - 1))", "wrote too much"),
+    "many names": ("import os\nfor i in range(5000): os.mkdir(str(i))", "wrote too much"),
     "input": ("input()", "EOFError"),
     "crash": ("import ctypes\nctypes.string_at(0)", "ended without a result"),
 }
@@ -108,6 +110,8 @@ ESCAPES = {
     "write": "open('/tmp/malmoi-escape', 'w')",
     "remove": "import os\nos.remove('OUTSIDE')",
     "mode": "import os\nos.chmod('OUTSIDE', 0)",
+    "a signal by a file": "import fcntl, os\nr, w = os.pipe()\nfcntl.fcntl(r, fcntl.F_SETOWN, os.getppid())",
+    "memory that stays": "import ctypes\nif ctypes.CDLL(None).shmget(0, 4096, 0o600) < 0: raise OSError\n",
 }
 
 
@@ -165,9 +169,10 @@ def test_a_clean_start(confined, monkeypatch):
 
 def test_nothing_stays(confined, tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    programs = ["while True: pass", "import os\nos.makedirs('a/b/c')", "assert True", "x = 1 / 0"]
+    deep = "import os\nfor _ in range(2500):\n    os.mkdir('a')\n    os.chdir('a')"
+    programs = ["while True: pass", "import os\nos.makedirs('a/b/c')", "assert True", "x = 1 / 0", deep]
     found = run_programs(programs, LIMITS, at_once=2)
-    assert [x.passed for x in found] == [False, True, True, False]
+    assert [x.passed for x in found] == [False, True, True, False, True]
     assert list(tmp_path.iterdir()) == []
     if shutil.which("ps") is None:
         return

@@ -20,7 +20,7 @@ ALLOWED = {
         "malmoi.operators",
         *(
             f"malmoi.pipeline.{name}"
-            for name in ("manifest", "token_manifest", "errors", "storage", "yaml_file", "console")
+            for name in ("manifest", "token_manifest", "errors", "storage", "lock", "yaml_file", "console")
         ),
     ),
 }

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from malmoi.pipeline.errors import ChangedError, MalmoiError
 from malmoi.pipeline.storage import Folder
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 RECORD = "train.json"
 MODEL = "model"
 FORMAT = 1
+Launcher = Literal["local", "ray"]
 _LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "ray")
 
 
@@ -58,10 +59,11 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def begin(given: TrainRecipe, plan: TrainPlan) -> dict[str, Any]:
+def begin(given: TrainRecipe, plan: TrainPlan, launcher: Launcher = "local") -> dict[str, Any]:
     """Record that a run begins, or see that it may go on; the record. `result` in it is None if there is more to do.
 
-    ChangedError with a line for each key of the recipe that is not what the run began with.
+    ChangedError with a line for each key of the recipe that is not what the run began with, or where Ray Train should
+    go on with what `--local` wrote: it does not know these checkpoints, and would begin anew.
     """
     folder = Folder(given.output, given.output_options)
     record = read_record(given.output, given.output_options)
@@ -69,6 +71,7 @@ def begin(given: TrainRecipe, plan: TrainPlan) -> dict[str, Any]:
         record = {
             "format_version": FORMAT,
             "name": given.name,
+            "launcher": launcher,
             "identity": plan.identity,
             "data_hash": plan.data_hash,
             "tokenizer_sha256": plan.tokenizer_sha256,
@@ -96,6 +99,15 @@ def begin(given: TrainRecipe, plan: TrainPlan) -> dict[str, Any]:
             f"{folder.url}: a run with another recipe is here; take another `output`, or undo\n"
             + "\n".join(lines)
         )
+    before = record.get("launcher", launcher)
+    if before == launcher or record["result"] is not None:
+        return record
+    if launcher == "ray":
+        raise ChangedError(
+            f"{folder.url}: this run has checkpoints of --local, which Ray Train does not know; go on with --local, or "
+            "take another `output`"
+        )
+    _write(folder, {**record, "launcher": launcher})
     return record
 
 
@@ -122,6 +134,8 @@ def finish(trainer: Trainer, state: State, output: str, options: Mapping[str, An
     method = trainer.recipe.method
     local = folder.local_path(MODEL)
     if local is not None:
+        for left in Path(folder.url).glob(f".tmp-*-{MODEL}"):  # by a run that was killed here
+            shutil.rmtree(left, ignore_errors=True)
         temp = Path(local).with_name(f".tmp-{uuid.uuid4().hex}-{MODEL}")
         save_model(trainer.module.model, method, temp, tensors)
         if Path(local).exists():

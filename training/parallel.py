@@ -53,7 +53,12 @@ def _device(use_gpu: bool) -> torch.device:
             "workers.gpus_per_worker=1, but this machine has no CUDA device that torch can use; set it to 0 "
             "to train on CPUs"
         )
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+    mine, there = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if mine >= there:
+        raise ResourceError(
+            f"{mine + 1} processes or more on this machine, but it has {there} CUDA devices; lower --nproc-per-node"
+        )
+    return torch.device("cuda", mine)
 
 
 def start(recipe: TrainRecipe, device: torch.device | None = None) -> Parallel:

@@ -14,7 +14,7 @@ from .recipe import TrainRecipe
 
 
 def start_ray() -> None:
-    """Connect to RAY_ADDRESS, or start Ray on this machine. ResourceError at once where nobody answers."""
+    """Connect to RAY_ADDRESS, or start a Ray of our own on this machine. ResourceError at once where nobody answers."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
 
@@ -25,7 +25,9 @@ def start_ray() -> None:
         _check_address(address)
         ray.init(address=address, logging_level="ERROR", log_to_driver=False)
     else:
-        ray.init(include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+        ray.init(  # not whatever cluster Ray finds a trace of on this machine
+            address="local", include_dashboard=False, logging_level="ERROR", log_to_driver=False
+        )
 
 
 def _check_address(address: str) -> None:

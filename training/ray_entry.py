@@ -8,16 +8,20 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from malmoi.pipeline.console import make_console
 from malmoi.pipeline.errors import MalmoiError, RecipeError, ResourceError
+from malmoi.pipeline.lock import only_run
 from malmoi.pipeline.storage import Folder, file_system, is_local, strip_local
 
-from .outcome import MODEL, begin, finish
+from .outcome import MODEL, Launcher, begin, finish
 from .plan import TrainPlan, make_plan
 from .ray_cluster import check_cluster, start_ray
 from .recipe import TrainRecipe, read_recipe
+
+if TYPE_CHECKING:
+    from .checkpoint import State
 
 OnStep = Callable[[int], None]
 
@@ -28,15 +32,24 @@ def train(path: str, overrides: list[str], *, local: bool) -> None:
     (run_local if local else run_on_ray)(recipe)
 
 
-def _begin(recipe: TrainRecipe) -> tuple[TrainPlan, bool]:
-    """Check all and record the run; true if it is finished already."""
+@contextmanager
+def _begun(recipe: TrainRecipe, launcher: Launcher) -> Iterator[tuple[TrainPlan, bool, Callable[[], None]]]:
+    """Check all, hold the output and record the run: the plan, whether it is finished already, and what raises
+    BusyError once another process holds the output."""
     if not is_local(recipe.output) and recipe.log.tensorboard:
         raise RecipeError(f"log.tensorboard needs a local output, got {recipe.output}")
     plan = make_plan(recipe)
-    done = begin(recipe, plan)["result"] is not None
-    if done:
-        make_console().print(f"finished already: {Folder(recipe.output).join(MODEL)}", soft_wrap=True)
-    return plan, done
+    with only_run(Folder(recipe.output, recipe.output_options)) as still_ours:
+        done = begin(recipe, plan, launcher)["result"] is not None
+        if done:
+            make_console().print(f"finished already: {Folder(recipe.output).join(MODEL)}", soft_wrap=True)
+        yield plan, done, still_ours
+
+
+@contextmanager
+def _joined(recipe: TrainRecipe) -> Iterator[tuple[TrainPlan, bool, Callable[[], None]]]:
+    """The same for the other processes of torchrun, of which the first holds the output."""
+    yield make_plan(recipe), _is_done(recipe), lambda: None
 
 
 def _tell_end(output: str, state: Mapping[str, Any]) -> None:
@@ -54,24 +67,34 @@ def run_local(recipe: TrainRecipe, *, on_step: OnStep | None = None) -> dict[str
 
     The output has to be a local folder (seen by all processes).
     """
-    from . import parallel
-    from .loop import LocalStore, run
-    from .metrics import MetricsLog
-
     if not is_local(recipe.output):
         raise RecipeError(
             f"--local writes to local folders only, got output={recipe.output}; leave --local out"
         )
-    rank = int(os.environ.get("RANK", "0"))
     _check_gpu(recipe)
-    output = Path(strip_local(recipe.output))
-    if rank == 0:
-        plan, done = _begin(recipe)
-    else:
-        plan, done = make_plan(recipe), _is_done(recipe)
-    if done:
-        return None
-    keep = recipe.checkpoint
+    first = int(os.environ.get("RANK", "0")) == 0
+    with _begun(recipe, "local") if first else _joined(recipe) as (plan, done, still_ours):
+        if done:
+            return None
+
+        def stepped(step: int) -> None:
+            still_ours()
+            if on_step is not None:
+                on_step(step)
+
+        result = asdict(_run_here(plan, stepped))
+        if first:
+            _tell_end(recipe.output, result)
+        return result
+
+
+def _run_here(plan: TrainPlan, on_step: OnStep) -> State:
+    from . import parallel
+    from .loop import LocalStore, run
+    from .metrics import MetricsLog
+
+    recipe = plan.recipe
+    output, keep = Path(strip_local(recipe.output)), recipe.checkpoint
     try:
         group = parallel.start(recipe)
 
@@ -80,16 +103,13 @@ def run_local(recipe: TrainRecipe, *, on_step: OnStep | None = None) -> dict[str
                 return None
             return MetricsLog(output, step, plan.steps, tensorboard=recipe.log.tensorboard)
 
-        result = run(
+        return run(
             plan, group, LocalStore(output, keep.keep_last, keep.keep_best), log,
             on_step=on_step,
             finish=lambda trainer, state: finish(trainer, state, recipe.output, recipe.output_options),
-        )  # fmt: skip
+        ).state  # fmt: skip
     finally:
         parallel.stop()
-    if rank == 0:
-        _tell_end(recipe.output, asdict(result.state))
-    return asdict(result.state)
 
 
 def _check_gpu(recipe: TrainRecipe) -> None:
@@ -189,8 +209,10 @@ def _worker(config: dict[str, Any]) -> dict[str, Any]:
             on_step=config["on_step"],
             finish=lambda trainer, state: finish(trainer, state, recipe.output, recipe.output_options),
         )  # fmt: skip
-    except NotFiniteError as error:  # it would be the same after a restart
-        return {"error": str(error)}
+    except MalmoiError as error:
+        if not isinstance(error, NotFiniteError) and group.world > 1:
+            raise  # the other workers wait for this one
+        return {"error": str(error)}  # it would be the same after a restart
     return asdict(result.state)
 
 
@@ -201,20 +223,21 @@ def run_on_ray(recipe: TrainRecipe, *, on_step: OnStep | None = None) -> dict[st
     """
     if not os.environ.get("RAY_ADDRESS") and not _ray_is_there():
         _check_gpu(recipe)
-    plan, done = _begin(recipe)
-    if done:
-        return None
-    start_ray()
-    check_cluster(recipe)
-    from ray.train import TrainingFailedError
+    with _begun(recipe, "ray") as (plan, done, still_ours):
+        if done:
+            return None
+        start_ray()
+        check_cluster(recipe)
+        from ray.train import TrainingFailedError
 
-    from .follow import followed
+        from .follow import followed
 
-    try:
-        with followed(Folder(recipe.output, recipe.output_options), plan.steps):
-            found = make_trainer(plan, on_step).fit().return_value
-    except TrainingFailedError as error:
-        raise _cause(error) from error
+        try:
+            with followed(Folder(recipe.output, recipe.output_options), plan.steps):
+                found = make_trainer(plan, on_step).fit().return_value
+        except TrainingFailedError as error:
+            raise _cause(error) from error
+        still_ours()
     if not isinstance(found, dict) or "error" in found:
         raise MalmoiError(found["error"] if isinstance(found, dict) else "the workers ended without a result")
     _tell_end(recipe.output, found)
@@ -222,14 +245,14 @@ def run_on_ray(recipe: TrainRecipe, *, on_step: OnStep | None = None) -> dict[st
 
 
 def _cause(error: BaseException) -> MalmoiError:
-    """An error of ours that a worker raised, else one that names what it raised."""
+    """An error of ours that a worker raised, whose end the others may only have noticed; else the first worker's."""
     failures = getattr(error, "worker_failures", None) or {}
-    for rank, failure in sorted(failures.items()):
-        inner = getattr(failure, "_base_exc", failure)
-        if isinstance(inner, MalmoiError):
-            return inner
-        return MalmoiError(f"worker {rank}: {type(inner).__name__}: {str(inner)[:2000]}")
-    return MalmoiError(str(error)[:2000])
+    inner = [(rank, getattr(failure, "_base_exc", failure)) for rank, failure in sorted(failures.items())]
+    ours = next((x for _, x in inner if isinstance(x, MalmoiError)), None)
+    if ours is not None or not inner:
+        return ours or MalmoiError(str(error)[:2000])
+    rank, first = inner[0]
+    return MalmoiError(f"worker {rank}: {type(first).__name__}: {str(first)[:2000]}")
 
 
 def _ray_is_there() -> bool:

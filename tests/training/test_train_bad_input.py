@@ -6,6 +6,7 @@ import json
 import shutil
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from train_rows import LLAMA, make_rows, recipe
 from typer.testing import CliRunner
 
 from malmoi.pipeline.errors import ChangedError, MalmoiError, RecipeError, ResourceError
-from malmoi.training import loop
+from malmoi.training import loop, parallel, ray_entry
 from malmoi.training.plan import make_plan
 from malmoi.training.ray_cluster import check_paths, check_resources, start_ray
 from malmoi.training.ray_entry import run_local, run_on_ray
@@ -205,6 +206,51 @@ def test_a_cluster_that_does_not_answer(monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
     with pytest.raises(ResourceError, match="no Ray cluster answers"):
         start_ray()
+
+
+def test_without_an_address_ray_is_our_own(monkeypatch):
+    """Whatever cluster runs on this machine: a trace of it is not an invitation."""
+    import ray
+
+    asked = []
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda **given: asked.append(given["address"]))
+    start_ray()
+    assert asked == ["local"]
+
+
+def test_the_worker_that_knows_why_is_quoted():
+    """The others only see that it is gone, and come first."""
+    full, gone = ResourceError("the device is out of memory"), RuntimeError("connection closed by peer")
+    error = RuntimeError("workers failed")
+    error.worker_failures = {0: gone, 1: SimpleNamespace(_base_exc=full)}
+    assert ray_entry._cause(error) is full
+    error.worker_failures = {1: gone}
+    assert str(ray_entry._cause(error)) == "worker 1: RuntimeError: connection closed by peer"
+    assert str(ray_entry._cause(RuntimeError("x"))) == "x"
+
+
+def test_what_one_worker_would_meet_again_is_no_reason_for_a_restart(text_rows, tmp_path, monkeypatch):
+    import ray.train.torch
+
+    def full(*_args):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(loop, "train_step", full)
+    monkeypatch.setattr(ray.train.torch, "get_device", lambda: torch.device("cpu"))
+    monkeypatch.setattr(ray.train, "get_checkpoint", lambda: None)
+    plan = make_plan(recipe(text_rows, tmp_path))
+    found = ray_entry._worker({"plan": plan, "on_step": None})
+    assert "lower batch.rows_per_device (now 3" in found["error"]
+
+
+def test_more_processes_than_gpus(text_rows, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(ResourceError, match="3 processes or more on this machine, but it has 2 CUDA devices"):
+        parallel.start(recipe(text_rows, tmp_path, workers={"gpus_per_worker": 1}))
 
 
 def test_the_command(text_rows, tmp_path, monkeypatch):

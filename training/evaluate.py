@@ -27,6 +27,7 @@ from .evaluate_model import (
     REPORT,
     Place,
     Tokenizer,
+    check_device,
     check_sizes,
     find_model,
     folder_hash,
@@ -209,6 +210,8 @@ def _place(settings: EvaluateSettings) -> Place:
 
         gpu = settings.gpus_per_worker > 0 if settings.workers else torch.cuda.is_available()
         device = "cuda" if gpu else "cpu"
+    if not settings.workers:
+        check_device(device)
     return find_model(
         settings.model, base=settings.base, device=device, dtype=settings.dtype, best=settings.best
     )

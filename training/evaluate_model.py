@@ -18,7 +18,7 @@ import numpy as np
 import xxhash
 
 from malmoi.operators.tokenizing import load_encoder
-from malmoi.pipeline.errors import ChangedError, MalmoiError
+from malmoi.pipeline.errors import ChangedError, MalmoiError, ResourceError
 from malmoi.pipeline.storage import is_local
 
 from .bottleneck import FILE as BOTTLENECK
@@ -95,10 +95,21 @@ def _is_run(given: str) -> bool:
     return (folder / RECORD).is_file() or (folder.name == "model" and (folder.parent / RECORD).is_file())
 
 
+def check_device(device: str) -> None:
+    """ResourceError for a device that this process has not."""
+    import torch
+
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ResourceError(
+            f"--device={device}, but torch finds no CUDA device here; leave it out, or say cpu"
+        )
+
+
 def load(place: Place) -> Any:
     """The model, for use: evaluation mode, nothing requires gradients."""
     import torch
 
+    check_device(place.device)
     dtype = place.dtype
     if place.kind == "run":
         model: Any = load_trained(open_trained(place.folder), place.device)

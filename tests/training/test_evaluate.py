@@ -18,10 +18,11 @@ from task_rows import make
 from tiny_models import WINDOW, make_model, write_lines
 from train_rows import make_rows, recipe
 
-from malmoi.pipeline.errors import ChangedError, MalmoiError, RecipeError
+from malmoi.pipeline.errors import ChangedError, MalmoiError, RecipeError, ResourceError
 from malmoi.pipeline.storage import Folder
 from malmoi.pipeline.token_manifest import read_token_manifest
 from malmoi.training.evaluate import EvaluateSettings, evaluate, report_text
+from malmoi.training.evaluate_model import find_model, load
 
 TEXTS = [
     {"text": "말모이는 조선어학회가 엮으려던 사전이다. " * 5, "source": "docs", "language": "ko"},
@@ -226,6 +227,14 @@ def test_options_are_checked_first(change, message):
         EvaluateSettings(**{"model": "m", "heldout": ("h",), **change})
 
 
+def test_a_gpu_that_is_not_there(folder, given, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ResourceError, match="--device=cuda, but torch finds no CUDA device"):
+        run(EvaluateSettings(str(folder), heldout=given["heldout"], device="cuda"))
+    with pytest.raises(ResourceError, match="finds no CUDA device"):
+        load(find_model(str(folder), base=None, device="cuda", dtype="auto"))
+
+
 def test_the_command(folder, given, tmp_path, monkeypatch, capsys):
     from malmoi.pipeline import cli
 
@@ -257,7 +266,7 @@ def test_on_ray_it_is_the_same(folder, given, tmp_path, monkeypatch):
         str(folder), **given, out=str(tmp_path / "here.json"), allow_code_execution=True, batch_tokens=100
     )
     run(settings)
-    ray.init(num_cpus=2, include_dashboard=False, logging_level="ERROR")
+    ray.init(address="local", num_cpus=2, include_dashboard=False, logging_level="ERROR")
     try:
         run(dataclasses.replace(settings, out=str(tmp_path / "ray.json"), workers=2))
         with pytest.raises(MalmoiError, match="9 workers need more than"):

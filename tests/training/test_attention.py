@@ -65,6 +65,15 @@ def test_the_loss_is_the_sum_of_those_of_separate_documents(family):
     assert got.item() == pytest.approx(want, rel=1e-5)
 
 
+def test_the_kernel_of_torch_takes_what_it_is_given():
+    """It runs on CUDA only; here at least by name."""
+    import inspect
+
+    from torch.nn.attention.varlen import varlen_attn
+
+    inspect.signature(varlen_attn).bind(1, 2, 3, 4, 5, 6, 7, scale=None, window_size=(-1, 0))
+
+
 def test_starts_boundaries_and_positions():
     starts = document_starts([[0, 2], [3, 9]], 4)
     assert starts.tolist() == [[True, False, True, False], [True, False, False, True]]

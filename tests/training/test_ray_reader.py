@@ -67,7 +67,10 @@ def test_on_ray(tmp_path, tiny_tokenizer, wanted):
     folder = run(tmp_path / "run", tmp_path, shard_bytes=1024)
     started = not ray.is_initialized()
     if started:
-        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=128 * 1024**2)
+        ray.init(
+            address="local", num_cpus=2, include_dashboard=False, log_to_driver=False,
+            object_store_memory=128 * 1024**2,
+        )  # fmt: skip
     try:
         reader = RayReader(stream_rows(folder, str(tiny_tokenizer), 1000), 2)
         assert documents(reader) == sorted(wanted)

@@ -25,7 +25,8 @@ Native: lines end at a newline; words are those of UAX #29; any script's termina
 before closing quotes and brackets; a sentence ends at such a mark before white space (full-width marks:
 anywhere); blank lines between lines that stay are kept as one by the editor. `parity: datatrove` is
 datatrove 0.10.1's `C4QualityFilter`: lines of `str.splitlines`, words of `str.split`, sentences of spaCy's
-sentencizer, English only. FineWeb uses it with `require_terminal_punctuation=False`.
+sentencizer, English only; of a document with both "lorem ipsum" and "{" the former is the reason, where datatrove
+names what comes first. FineWeb uses it with `require_terminal_punctuation=False`.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ from .datatrove_affixes import new_chunk
 from .datatrove_joins import new_tokens
 from .datatrove_tables import english_rules
 from .text_scan import CLOSERS
-from .thresholds import ByLanguage, base_language, canonical, language_codes, setting, with_signals
+from .thresholds import ByLanguage, canonical, language_codes, setting, with_signals
 
 SIGNALS = (
     "lines",
@@ -93,7 +94,7 @@ def _tables(operator: Any, table: pa.Table, batch: TextBatch) -> tuple[np.ndarra
     names, codes = language_codes(table, operator.default_language)
     if operator.parity != "none":
         names, codes = ["en"], np.zeros(batch.num_docs, np.int32)
-    return codes, _line_rules(operator, names), phrases_of(tuple(base_language(name) for name in names))
+    return codes, _line_rules(operator, names), phrases_of(tuple(names))
 
 
 def _judge(operator: Any, table: pa.Table, batch: TextBatch) -> np.ndarray:
@@ -164,7 +165,7 @@ class C4Quality:
     parity: Literal["none", "datatrove"] = "none"
 
     name: ClassVar[str] = "c4_quality"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     kind: ClassVar[Kind] = "judge"
     reference: ClassVar[str] = "Raffel et al. 2020, arXiv 1910.10683, 2.2; parity: datatrove 0.10.1"
 
@@ -217,7 +218,7 @@ class C4Lines:
     parity: Literal["none", "datatrove"] = "none"
 
     name: ClassVar[str] = "c4_lines"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     kind: ClassVar[Kind] = "editor"
     reference: ClassVar[str] = "Raffel et al. 2020, arXiv 1910.10683, 2.2; parity: datatrove 0.10.1"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -63,13 +63,12 @@ class Marks(NamedTuple):
     start: np.ndarray
 
 
-@cache
+@lru_cache(maxsize=64)  # of as many batches as differ in their languages
 def phrases_of(languages: tuple[str, ...]) -> Phrases:
-    """The phrases for documents whose language is an index into `languages`; at most 64 of them."""
+    """The phrases for documents whose language is an index into `languages`, in which none is twice; at most 64."""
     entries = [("lorem ipsum", LOREM, ANY), ("javascript", SCRIPT, ANY)]
-    for language in sorted({name for name in languages if name in POLICY_PHRASES}):
-        for place in [i for i, name in enumerate(languages) if name == language][:1]:
-            entries += [(phrase, POLICY, place) for phrase in POLICY_PHRASES[language]]
+    for place, language in enumerate(languages):
+        entries += [(phrase, POLICY, place) for phrase in POLICY_PHRASES.get(language, ())]
     encoded = [phrase.encode() for phrase, _, _ in entries]
     bits = np.zeros(1024, np.uint64)
     for place, phrase in enumerate(encoded):

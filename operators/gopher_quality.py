@@ -35,7 +35,7 @@ from .datatrove_words import english_words
 from .kernel import lean
 from .stop_words import count_stop_words, stop_table
 from .text_scan import BULLETS, code_points, count_symbols, line_shapes, python_line_shapes
-from .thresholds import ByLanguage, base_language, canonical, language_codes, ratio, setting, with_signals
+from .thresholds import ByLanguage, canonical, language_codes, ratio, setting, with_signals
 
 SIGNALS = (
     "words",
@@ -162,7 +162,7 @@ class GopherQuality:
         counts = np.zeros((3, batch.num_docs), np.int64)
         _count_words(words.first, words.chars, words.flags, counts)
         count, chars, alphabetic = counts
-        stops = stop_table(tuple(base_language(name) for name in names))
+        stops = stop_table(tuple(names))
         stop_words = count_stop_words(batch.data, words.first, words.start, words.end, True, codes, stops)
         return _signals(batch, BULLETS, True, (count, chars, count, alphabetic), stop_words)
 

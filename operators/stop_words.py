@@ -8,7 +8,7 @@ At most 64 per language.
 
 from __future__ import annotations
 
-from functools import cache
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -66,7 +66,7 @@ def _salt(key: int, place: int) -> int:
     return (key + place * SALT) & (2**64 - 1)
 
 
-@cache
+@lru_cache(maxsize=64)  # of as many batches as differ in their languages
 def stop_table(languages: tuple[str, ...]) -> StopTable:
     """The table for documents whose language is given as an index into `languages`."""
     words: dict[int, int] = {}

@@ -139,6 +139,12 @@ def canonical(languages: ByLanguage, known: tuple[str, ...], operator: Any) -> B
             f"{where}: parity {operator.parity!r} has one set for all languages; got languages={languages}"
         )
     pairs = {name: dict(settings) for name, settings in dict(languages).items()}
+    bases = {base_language(name): name for name in pairs}
+    for name in pairs:
+        if (other := bases[base_language(name)]) != name:
+            raise ValueError(
+                f"{where}: languages: {name!r} and {other!r} are one language here; give one of them"
+            )
     for name, settings in pairs.items():
         for key in settings:
             if key not in known:
@@ -166,13 +172,18 @@ def setting(operator: Any, language: str, field: str) -> float | None:
 
 
 def language_codes(table: pa.Table, default: str) -> tuple[list[str], np.ndarray]:
-    """The languages of the table and for each row its index in them, int32; `default` where there is none."""
+    """The `base_language`s of the table, sorted, each once, and for each row its index in them, int32.
+
+    A row without a language has `default`.
+    """
     if LANGUAGE not in table.column_names:
-        return [default], np.zeros(table.num_rows, np.int32)
+        return [base_language(default)], np.zeros(table.num_rows, np.int32)
     column = pc.fill_null(table.column(LANGUAGE).cast(pa.large_string()), "").combine_chunks()
     encoded = column.dictionary_encode()
-    names = [name or default for name in encoded.dictionary.to_pylist()]
-    return names or [default], encoded.indices.to_numpy(zero_copy_only=False).astype(np.int32)
+    bases = [base_language(name or default) for name in encoded.dictionary.to_pylist()]
+    names = sorted({*bases, base_language(default)})
+    places = np.array([names.index(base) for base in bases], np.int32)
+    return names, places[encoded.indices.to_numpy(zero_copy_only=False)]
 
 
 def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:

@@ -144,6 +144,7 @@ PIECES = st.sampled_from(
         "\r\n",
         "👍🏽",
         "[citation needed]",
+        "cookie policy",
     ]
 )
 TEXTS = st.lists(PIECES, max_size=14).map("".join)
@@ -176,3 +177,20 @@ def test_the_judge_counts_what_the_editor_leaves():
     judged, edited = C4Quality()(table(texts)), C4Lines()(table(texts))
     left = [len([x for x in text.split("\n") if x]) for text in edited.column("text").to_pylist()]
     assert judged.column("c4_quality.kept_lines").to_pylist() == left
+
+
+@pytest.mark.parametrize(
+    ("text", "languages"),
+    [
+        ("By browsing you accept our Cookie Policy.", ["en", "", None, "eng", "en-US"]),
+        ("본 기사의 무단전재 및 재배포 금지", ["ko", "kor_Hang", "ko-KR"]),
+    ],
+)
+def test_names_of_one_language_beside_each_other(text, languages):
+    rows = [(text, language) for language in languages]
+    texts, codes = zip(*rows, strict=True)
+    mixed = pa.table(
+        {"text": pa.array(texts, pa.large_string()), "language": pa.array(codes, pa.large_string())}
+    )
+    assert C4Quality()(mixed).column("c4_quality.policy_lines").to_pylist() == [1.0] * len(rows)
+    assert C4Lines()(mixed).column("text").to_pylist() == [""] * len(rows)

@@ -82,7 +82,7 @@ class GopherRepetition:
     parity: Literal["none", "datatrove"] = "none"
 
     name: ClassVar[str] = "gopher_repetition"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     kind: ClassVar[Kind] = "judge"
     reference: ClassVar[str] = "Rae et al. 2021, arXiv 2112.11446, table A1; parity: datatrove 0.10.1"
 

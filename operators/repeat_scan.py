@@ -272,6 +272,10 @@ def repeated_ngrams(
         for n in range(2, LARGEST + 1):
             number += 1
             concatenated = n > 4 and not native
+            if concatenated:  # words cut otherwise may be the same text, whatever their shorter n-grams are
+                places = words
+                for i in range(words):
+                    grams.places[i] = i
             places, repeats = _count_level(
                 prefixes, grams, places, words, n, concatenated, seen, stamp_of(number)
             )

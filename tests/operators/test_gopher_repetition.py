@@ -9,9 +9,11 @@ from collections import Counter
 import pyarrow as pa
 import pytest
 import regex
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from malmoi.operators.analysis import analyse
+from malmoi.operators.datatrove_words import english_words
 from malmoi.operators.gopher_repetition import SIGNALS, GopherRepetition
 
 PROSE = (
@@ -107,6 +109,33 @@ def test_any_batching_gives_the_same_rows(texts, size):
         assert joined.schema == expected.schema
         for name in expected.column_names:
             assert str(joined.column(name).to_pylist()) == str(expected.column(name).to_pylist())
+
+
+def duplicate_chars(words: list[str], n: int) -> int:
+    """datatrove's: goes on behind each n-gram that came before, n-grams are words joined without a space."""
+    seen: set[str] = set()
+    total = i = 0
+    while i + n <= len(words):
+        gram = "".join(words[i : i + n])
+        total, i = (total + len(gram), i + n) if gram in seen else (total, i + 1)
+        seen.add(gram)
+    return total
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.text(alphabet="ab漢' \n", max_size=120))
+@example("a bc x y z q ab c x y z")
+def test_parity_compares_words_joined_without_a_space(text):
+    source = table([text])
+    tokens, data = english_words(analyse(source)).tokens, text.encode()
+    pairs = zip(tokens.start.tolist(), tokens.size.tolist(), strict=True)
+    words = [data[start : start + size].decode() for start, size in pairs]
+    out = GopherRepetition(parity="datatrove")(source)
+    for n in range(5, 11):
+        found = out.column(f"gopher_repetition.duplicate_{n}_gram_char_fraction")[0].as_py()
+        assert found == pytest.approx(
+            duplicate_chars(words, n) / len(text) if text else math.nan, nan_ok=True
+        )
 
 
 def test_limits_by_language():

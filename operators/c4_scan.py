@@ -101,7 +101,7 @@ def _is_terminated(text: np.ndarray, a: int, b: int, closers: np.ndarray, rules:
         return True
     if closers.size == 0:
         return False
-    cp, _ = decode(text, back(text, b))
+    cp, _ = decode(text, back(text, a, b))
     if cp == 0x201D or cp == 0x2019 or cp == 0x300D or cp == 0x300F:
         return True
     return is_terminal(text, a, strip_closers(text, a, b, closers), rules)

@@ -145,7 +145,7 @@ def english_rules() -> Rules:
 
 @lean
 def decode(data: np.ndarray, at: int) -> tuple[np.uint32, int]:
-    """Code point and its length in bytes; the bytes are valid UTF-8."""
+    """Code point and its length in bytes; of bytes that are not UTF-8 some code point."""
     b = np.uint32(data[at])
     if b < 0x80:
         return b, 1
@@ -156,7 +156,7 @@ def decode(data: np.ndarray, at: int) -> tuple[np.uint32, int]:
     if b < 0xF0:
         return ((b & np.uint32(0x0F)) << np.uint32(12)) | low, 3
     low = (low << np.uint32(6)) | (np.uint32(data[at + 3]) & np.uint32(0x3F))
-    return ((b & np.uint32(0x07)) << np.uint32(18)) | low, 4
+    return min(((b & np.uint32(0x07)) << np.uint32(18)) | low, np.uint32(0x10FFFF)), 4
 
 
 @lean

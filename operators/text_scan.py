@@ -24,10 +24,10 @@ def code_points(text: str) -> np.ndarray:
 
 
 @lean
-def back(data: np.ndarray, end: int) -> int:
-    """Start of the character that ends before `end`."""
+def back(data: np.ndarray, start: int, end: int) -> int:
+    """Start of the character that ends before `end`, of text that is not empty and begins at `start`."""
     end -= 1
-    while (data[end] & 0xC0) == 0x80:
+    while end > start and (data[end] & 0xC0) == 0x80:
         end -= 1
     return end
 
@@ -39,9 +39,9 @@ def strip(data: np.ndarray, start: int, end: int, rules: Rules) -> tuple[int, in
         cp, length = decode(data, start)
         if not class_of(rules, cp) & SPACE:
             break
-        start += length
+        start = min(start + length, end)
     while start < end:
-        place = back(data, end)
+        place = back(data, start, end)
         cp, _ = decode(data, place)
         if not class_of(rules, cp) & SPACE:
             break
@@ -92,7 +92,7 @@ def ends_with_ellipsis(data: np.ndarray, start: int, end: int) -> bool:
 def strip_closers(data: np.ndarray, start: int, end: int, closers: np.ndarray) -> int:
     """The end without closing quotes and brackets."""
     while start < end:
-        place = back(data, end)
+        place = back(data, start, end)
         cp, _ = decode(data, place)
         if cp == 46 or 0x61 <= cp <= 0x7A or 0xAC00 <= cp <= 0xD7A3 or not _is_one_of(cp, closers):
             break
@@ -105,7 +105,7 @@ def is_terminal(data: np.ndarray, start: int, end: int, rules: Rules) -> bool:
     """The last character is terminal punctuation."""
     if start >= end:
         return False
-    cp, _ = decode(data, back(data, end))
+    cp, _ = decode(data, back(data, start, end))
     return bool(class_of(rules, cp) & TERMINAL != 0)
 
 

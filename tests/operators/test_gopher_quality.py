@@ -14,8 +14,10 @@ import regex
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from malmoi.operators.c4_phrases import phrases_of
 from malmoi.operators.config import build, settings_of
 from malmoi.operators.gopher_quality import SIGNALS, GopherQuality
+from malmoi.operators.stop_words import stop_table
 
 PROSE = (
     "The committee has said that it will have to be patient with the people of the town and the river. "
@@ -160,6 +162,7 @@ def test_configuration_is_hashable_and_comes_back_from_the_manifest():
     ("fields", "message"),
     [
         ({"languages": {"ko": {"min_wrds": 5}}}, "languages.ko: unknown setting 'min_wrds'"),
+        ({"languages": {"zh": {}, "yue": {}}}, "'zh' and 'yue' are one language here"),
         ({"parity": "datatrove", "languages": {"ko": {"min_words": 5}}}, "one set for all languages"),
         ({"parity": "dolma"}, "got 'dolma'"),
     ],
@@ -173,3 +176,22 @@ def test_a_giant_line_without_spaces():
     out = GopherQuality()(table(["a" * 1_000_000, "." * 1_000_000]))
     assert out.column("gopher_quality.words").to_pylist() == [1.0, 0.0]
     assert np.isnan(out.column("gopher_quality.mean_word_chars").to_pylist()[1])
+
+
+def test_bytes_that_are_not_utf8_are_not_read_across_documents():
+    def signal(*documents: bytes) -> float:
+        raw = pa.array([*documents, b"ok"], pa.large_binary())
+        text = pa.LargeStringArray.from_buffers(len(raw), *raw.buffers()[1:])
+        out = GopherQuality()(pa.table({"text": text}))
+        return out.column("gopher_quality.bullet_line_fraction")[len(documents) - 1].as_py()
+
+    for odd in (b"\x80\x80", b"\x80\n\x80", b"\xf7\xbf\xbf\xbf", b"\xff\xff\xff\xff"):
+        assert signal(b"a", odd) == signal(b"a \n", odd) == 0.0
+
+
+def test_what_is_kept_by_the_languages_of_a_batch_is_bounded():
+    for number in range(200):
+        stop_table(("en", f"x{number}"))
+        phrases_of(("en", f"x{number}"))
+    assert stop_table.cache_info().currsize <= 64
+    assert phrases_of.cache_info().currsize <= 64

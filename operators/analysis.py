@@ -13,9 +13,11 @@ from functools import cached_property
 import numpy as np
 import pyarrow as pa
 
+from .code_points import encode
 from .contract import TEXT
 from .hashing import xxh64
 from .kernel import lean
+from .normalise import text_array
 from .spans import count_points, find_lines, join_paragraphs
 from .unicode_tables import LETTER, NUMBER, SYMBOL, lower_case
 from .words import decode_safely, segment, tables_of
@@ -75,7 +77,8 @@ class TextBatch:
         return out
 
     def _segments(self, any_of: int) -> Spans:
-        first, room = np.empty(self.num_docs + 1, np.int64), len(self.data) // 4 + 1024
+        # A third: of Chinese every character is a word, and what is not written to takes no memory.
+        first, room = np.empty(self.num_docs + 1, np.int64), len(self.data) // 3 + 1024
         while True:
             spans = _room(room)
             found = int(segment(self.data, self.offsets, tables_of(), any_of, first, spans))
@@ -137,27 +140,6 @@ def _hash_spans(data: np.ndarray, start: np.ndarray, end: np.ndarray, out: np.nd
 
 
 @lean
-def _write(point: int, out: np.ndarray, w: int) -> int:
-    if point < 0x80:
-        out[w] = point
-        return w + 1
-    if point < 0x800:
-        out[w] = 0xC0 | (point >> 6)
-        out[w + 1] = 0x80 | (point & 0x3F)
-        return w + 2
-    if point < 0x10000:
-        out[w] = 0xE0 | (point >> 12)
-        out[w + 1] = 0x80 | ((point >> 6) & 0x3F)
-        out[w + 2] = 0x80 | (point & 0x3F)
-        return w + 3
-    out[w] = 0xF0 | (point >> 18)
-    out[w + 1] = 0x80 | ((point >> 12) & 0x3F)
-    out[w + 2] = 0x80 | ((point >> 6) & 0x3F)
-    out[w + 3] = 0x80 | (point & 0x3F)
-    return w + 4
-
-
-@lean
 def _hash_lower(
     data: np.ndarray,
     start: np.ndarray,
@@ -179,19 +161,13 @@ def _hash_lower(
                 w += 1
             else:
                 point, p = decode_safely(data, p, end[i])
-                w = _write(int(lower[point]) if point < len(lower) else point, scratch, w)
+                w = encode(int(lower[point]) if point < len(lower) else point, scratch, w)
         out[i] = xxh64(scratch, 0, w, np.uint64(0))
 
 
 def text_column(source: pa.Table | pa.Array | pa.ChunkedArray) -> pa.LargeStringArray:
     """The text as one large_string array without a copy where it is one already; null becomes empty."""
-    column = source.column(TEXT) if isinstance(source, pa.Table) else source
-    if not pa.types.is_large_string(
-        column.type
-    ):  # before chunks are joined: theirs may be over 2 GB together
-        column = column.cast(pa.large_string())
-    if isinstance(column, pa.ChunkedArray):
-        column = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+    column = text_array(source.column(TEXT) if isinstance(source, pa.Table) else source)
     return column.fill_null("") if column.null_count else column
 
 

@@ -24,9 +24,11 @@ _NEWLINES, _CONTROLS, _SPACES, _BLANK_LINES = 0, 1, 2, 3  # columns of the switc
 
 def text_array(column: pa.Array | pa.ChunkedArray) -> pa.LargeStringArray:
     """One large_string array of the column, no copy where it is one chunk of that type; nulls stay."""
+    if column.type != pa.large_string():  # before chunks are joined: theirs may be over 2 GB together
+        column = column.cast(pa.large_string())
     if isinstance(column, pa.ChunkedArray):
         column = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
-    return column.cast(pa.large_string())
+    return column
 
 
 def text_buffers(column: pa.LargeStringArray) -> tuple[np.ndarray, np.ndarray]:

@@ -41,7 +41,8 @@ from .unicode_tables import (
 
 KINDS = LETTER | NUMBER | SYMBOL | WHITE
 CASED = 0x80
-"""Beside the kinds: a capital of ASCII, or a letter outside it that is neither Hangul nor Chinese or Japanese."""
+"""Beside the kinds: a capital of ASCII, a letter outside it that is neither Hangul nor Chinese or Japanese, or
+one of the signs around the Roman numerals and the circled letters, some of which have a lower case too."""
 
 
 @inline
@@ -151,9 +152,9 @@ def _run(
 
 @inline
 def _case_of(kind: int, point: int) -> int:
-    """CASED for a letter that may be a capital."""
+    """CASED for a letter, a Roman numeral or a circled letter that may be a capital."""
     small = 0x5A < point < 0x80 or 0x3000 <= point < 0xA000 or 0xAC00 <= point < 0xD7A4
-    return CASED if kind & LETTER and not small else 0
+    return CASED if (kind & LETTER and not small) or 0x2160 <= point < 0x24D0 else 0
 
 
 @inline

@@ -93,6 +93,14 @@ def test_hashes_are_those_of_xxhash() -> None:
             assert spans.lower_hash[i] == xxhash.xxh64_intdigest(lowered.encode())
 
 
+def test_everything_that_has_a_lower_case_is_lowered() -> None:
+    table = lower_case()
+    points = np.flatnonzero(table != np.arange(len(table)))
+    batch = analyse(column([chr(point) for point in points]))
+    expected = [xxhash.xxh64_intdigest(chr(table[point]).encode()) for point in points]
+    assert batch.tokens.lower_hash.tolist() == expected
+
+
 @pytest.mark.parametrize("size", [0, 1, 3, 4, 7, 8, 15, 31, 32, 33, 63, 64, 200])
 @pytest.mark.parametrize("seed", [0, 1, 2**64 - 1])
 def test_xxh64(size: int, seed: int) -> None:

@@ -150,7 +150,9 @@ class Bench:
         if self.cluster is not None and not _lives(self.cluster.head_node):
             self.end_cluster()
         if self.cluster is None:
-            os.environ.update(self.variables())
+            place = Path(f"/tmp/mlc{os.getpid()}")
+            (place / "ray").mkdir(parents=True, exist_ok=True)
+            os.environ.update({**self.variables(), "RAY_TMPDIR": str(place)})  # where Ray notes its address
             from ray.cluster_utils import Cluster
 
             checks = {"health_check_initial_delay_ms": 1000, "health_check_period_ms": 1000}
@@ -160,7 +162,7 @@ class Bench:
                     "num_cpus": 0,
                     "include_dashboard": False,
                     "object_store_memory": 80 * 1024**2,
-                    "temp_dir": f"/tmp/mlc{os.getpid()}",
+                    "temp_dir": str(place),
                     "_system_config": {**checks, "health_check_failure_threshold": 5},
                 },
             )

@@ -7,19 +7,24 @@ into gigabytes; so zstd is fed block by block (RFC 8878, section 3.1.1.2: at mos
 
 from __future__ import annotations
 
+import io
 import struct
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any, BinaryIO
 
 import zstandard
 
 from .errors import TornError
+from .poison import alive
 
 CHUNK = 1024**2
 _GZIP_STEP = 256 * 1024
 _ZSTD_MAGIC = 0xFD2FB528
 _MAX_WINDOW = 2**31
+_HEAD, _MOST_TIMES = 1024**2, 64
+_SIGN_OF_LIFE_BYTES = 256 * 1024**2
 
 
 def chunks(file: BinaryIO, compression: str, chunk_bytes: int = CHUNK) -> Iterator[bytes]:
@@ -32,6 +37,44 @@ def chunks(file: BinaryIO, compression: str, chunk_bytes: int = CHUNK) -> Iterat
     if compression == "zstd":
         return _zstd(file)
     return iter(lambda: file.read(chunk_bytes), b"")
+
+
+def from_byte(file: BinaryIO, compression: str, start: int, chunk_bytes: int = CHUNK) -> Iterator[bytes]:
+    """As `chunks` of the whole file, from byte `start` of what it holds decompressed; a packed file has to be
+    unpacked up to there. Nothing where it ends or is torn before: whoever reads what lies before reports it.
+    """
+    if not compression:
+        file.seek(start)
+    pieces = chunks(file, compression, chunk_bytes)
+    left = start if compression else 0
+    said = 0
+    try:
+        while left > 0:
+            piece = next(pieces, b"")
+            if not piece:
+                return
+            left -= len(piece)
+            said += len(piece)
+            if said >= _SIGN_OF_LIFE_BYTES:
+                alive()
+                said = 0
+    except TornError:
+        return
+    if left < 0:
+        yield piece[left:]
+    yield from pieces
+
+
+def text_bytes(file: BinaryIO, compression: str, size: int) -> int:
+    """About how many bytes a packed file of `size` bytes holds, from its first mebibyte; `_MOST_TIMES` at most."""
+    head = file.read(min(_HEAD, size))
+    out = 0
+    with suppress(TornError):
+        for piece in chunks(io.BytesIO(head), compression):
+            out += len(piece)
+            if out > _MOST_TIMES * len(head):
+                break
+    return size * out // max(len(head), 1)
 
 
 def _gzip(file: BinaryIO) -> Iterator[bytes]:

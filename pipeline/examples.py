@@ -22,7 +22,7 @@ from malmoi.operators.config import did_you_mean
 from . import json_scan as scan
 from .arrow_json import as_text, to_json
 from .columns import is_text, kind_of_type
-from .compression import CHUNK, chunks
+from .compression import CHUNK, chunks, from_byte
 from .errors import ChangedError, SourceError
 from .files import InputFile, find_files, open_input
 from .json_blocks import Block, blocks
@@ -73,8 +73,7 @@ def read_examples(
             if file.format == "parquet":
                 yield from _parquet(handle, columns, start, stop)
                 return
-            handle.seek(max(start - 1, 0))
-            pieces = chunks(handle, file.compression, CHUNK)
+            pieces = from_byte(handle, file.compression, max(start - 1, 0))
             end = None if stop < 0 else stop
             for event in blocks(pieces, start, end, _BLOCK_BYTES, max_record_bytes):
                 if isinstance(event, Block):

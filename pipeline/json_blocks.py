@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 
@@ -53,15 +54,17 @@ def blocks(
 def _next_line(pieces: Iterator[bytes], base: int, end: int) -> tuple[int, Iterator[bytes]]:
     """Drop the bytes up to the first newline: the offset of the line after it, and what follows.
 
-    Nothing follows where that line begins at `end` or later.
+    Nothing follows where that line begins at `end` or later, or where the stream is torn before: the cut line is
+    one of the part before.
     """
-    for piece in pieces:
-        cut = piece.find(b"\n") + 1
-        if cut:
-            return base + cut, chain([piece[cut:]], pieces)
-        base += len(piece)
-        if base >= end:
-            break
+    with suppress(TornError):
+        for piece in pieces:
+            cut = piece.find(b"\n") + 1
+            if cut:
+                return base + cut, chain([piece[cut:]], pieces)
+            base += len(piece)
+            if base >= end:
+                break
     return base, iter(())
 
 

@@ -1,8 +1,11 @@
 """Parts of a source and how they are read: what one task of the first stage works on.
 
-A part is one or more pieces: a byte range of a plain JSON Lines file (a record belongs to the range in which
-its first byte lies), a range of row groups of a Parquet file, or a whole compressed file. Parts depend on the
-files and on `part_bytes` alone.
+A part is one or more pieces: a byte range of a JSON Lines file (a record belongs to the range in which its first
+byte lies; of a compressed file it is a range of what it holds) or a range of row groups of a Parquet file. Parts
+depend on the files and on `part_bytes` alone.
+
+To read from the middle of a compressed file it is unpacked from its beginning, at some thirty times the speed of
+the rules. So one is cut only where few files would leave CPUs idle, and into few pieces.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from itertools import pairwise
 import pyarrow as pa
 
 from .columns import infer_extras, original_name
-from .compression import CHUNK, chunks
+from .compression import CHUNK, from_byte, text_bytes
 from .errors import ChangedError, SourceError
 from .files import InputFile, check_unchanged, find_files, open_input
 from .json_blocks import Block, blocks
@@ -31,11 +34,12 @@ _BLOCK_BYTES = 2 * 1024**2
 _WHOLE = -1
 _LEAST_BYTES = 256  # of a byte range; one part a byte would be of no use
 _COMPRESSED = 4  # text is about four times its size as .gz or .zst: parts of both kinds are alike in work
+_CUT_PIECES, _MOST_PIECES = 32, 16  # of all the compressed files of a source together, and of one
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A range of a file: bytes of plain JSON Lines, row groups of Parquet; `stop` -1: to the end."""
+    """A range of a file: bytes of JSON Lines (decompressed), row groups of Parquet; `stop` -1: to the end."""
 
     file: InputFile
     start: int
@@ -63,13 +67,14 @@ class Part:
 def split_parts(source: Source, files: list[InputFile], part_bytes: int, first: int = 0) -> list[Part]:
     """Cut large files and join small ones into parts of about `part_bytes`, numbered from `first`.
 
-    Meant are bytes uncompressed, of compressed JSON Lines an estimate. A compressed JSON Lines file and a row
-    group cannot be cut, so a part may be larger. Reads the footers of the Parquet files; raises SourceError
-    where one cannot be read.
+    Meant are bytes uncompressed, of compressed JSON Lines an estimate. A row group cannot be cut and compressed
+    files only into so many pieces, so a part may be larger. Reads the footers of the Parquet files and the heads
+    of compressed ones that may be cut; raises SourceError where one cannot be read.
     """
     filled = [file for file in files if file.size]
+    most = min(_MOST_PIECES, _CUT_PIECES // max(sum(bool(file.compression) for file in filled), 1))
     with ThreadPoolExecutor(16) as pool:
-        units = pool.map(lambda file: _units(source, file, part_bytes), filled)
+        units = pool.map(lambda file: _units(source, file, part_bytes, most), filled)
         parts: list[list[Piece]] = []
         room = 0
         for piece, size in (unit for found in units for unit in found):
@@ -85,21 +90,29 @@ def split_parts(source: Source, files: list[InputFile], part_bytes: int, first: 
     return [Part(first + i, source.name, tuple(pieces)) for i, pieces in enumerate(parts)]
 
 
-def _units(source: Source, file: InputFile, part_bytes: int) -> list[tuple[Piece, int]]:
-    """The smallest pieces that a file is cut into, with their bytes uncompressed."""
-    if file.format == "jsonl":
-        count = -(-file.size // max(part_bytes, _LEAST_BYTES)) if not file.compression else 1
-        if count == 1:
-            return [(Piece(file, 0, _WHOLE), file.size * (_COMPRESSED if file.compression else 1))]
-        edges = [file.size * i // count for i in range(count + 1)]
-        return [(Piece(file, a, b), b - a) for a, b in pairwise(edges)]
+def _units(source: Source, file: InputFile, part_bytes: int, most: int) -> list[tuple[Piece, int]]:
+    """The smallest pieces that a file is cut into, with their bytes uncompressed; of a compressed one `most`."""
+    part_bytes = max(part_bytes, _LEAST_BYTES)
     try:
-        groups = row_group_bytes(file.url, source.storage_options)
+        if file.format == "parquet":
+            groups = row_group_bytes(file.url, source.storage_options)
+            return [(Piece(file, i, i + 1), size) for i, size in enumerate(groups)]
+        size = file.size * (_COMPRESSED if file.compression else 1)
+        if file.compression and most > 1:
+            with open_input(file.url, source.storage_options) as handle:
+                size = text_bytes(handle, file.compression, file.size)
+        count = min(-(-size // part_bytes), most if file.compression else size)
     except (OSError, pa.ArrowException) as error:
+        kind = "Parquet" if file.format == "parquet" else "JSON Lines"
         raise SourceError(
-            f"source {source.name}: {file.url}: not a readable Parquet file ({error})"
+            f"source {source.name}: {file.url}: not a readable {kind} file ({error})"
         ) from error
-    return [(Piece(file, i, i + 1), size) for i, size in enumerate(groups)]
+    if count <= 1:
+        return [(Piece(file, 0, _WHOLE), size)]
+    edges = [size * i // count for i in range(count + 1)]
+    if file.compression:  # only an estimate: the last one takes the rest
+        edges[-1] = _WHOLE
+    return [(Piece(file, a, b), size // count) for a, b in pairwise(edges)]
 
 
 def read_part(
@@ -151,10 +164,10 @@ def _read_piece(
             yield from read_row_groups(file.url, options, piece.start, piece.stop, shape)
             return
         with open_input(file.url, options) as handle:
-            handle.seek(max(piece.start - 1, 0))
             stop = None if piece.stop == _WHOLE else piece.stop
             block_bytes = min(_BLOCK_BYTES, batch_bytes)
-            pieces = chunks(handle, file.compression, min(CHUNK, max(block_bytes, 4096)))
+            chunk_bytes = min(CHUNK, max(block_bytes, 4096))
+            pieces = from_byte(handle, file.compression, max(piece.start - 1, 0), chunk_bytes)
             for event in blocks(pieces, piece.start, stop, block_bytes, shape.max_record_bytes):
                 if isinstance(event, Block):
                     yield read_block(event, shape)

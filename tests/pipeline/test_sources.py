@@ -7,12 +7,16 @@ import json
 import os
 import pickle
 import tracemalloc
+from collections import Counter
+from itertools import pairwise
 
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from malmoi.pipeline.columns import original_name, travelling_name
 from malmoi.pipeline.errors import ChangedError, SourceError
@@ -279,12 +283,67 @@ def test_parts_are_even_and_joined(tree):
     parts = split_parts(source, files, size // 3, first=10)
     assert [part.index for part in parts] == list(range(10, 10 + len(parts)))
     assert parts[0].pieces == (Piece(files[0], 0, size // 4),)
-    compressed = [piece for part in parts for piece in part.pieces if piece.file.compression]
-    assert compressed == [Piece(files[1], 0, -1), Piece(files[2], 0, -1)]
+    for file in files[1:3]:
+        pieces = [piece for part in parts for piece in part.pieces if piece.file == file]
+        assert [(piece.start, piece.stop) for piece in pieces] == [
+            (size * i // 4, size * (i + 1) // 4 if i < 3 else -1) for i in range(4)
+        ]
     assert len(split_parts(source, files, 10**9)) == 1
     for part in parts:
         assert Part.from_json(part.to_json()) == part
         assert pickle.loads(pickle.dumps(part)) == part
+
+
+@pytest.mark.parametrize(("files", "pieces"), [(1, 16), (2, 16), (3, 10), (16, 2), (17, 1), (40, 1)])
+def test_only_a_few_compressed_files_are_cut(tmp_path, files, pieces):
+    lay(tmp_path, **{f"{i}_jsonl_gz": gzip.compress(jsonl()) for i in range(files)})
+    source = made(tmp_path)
+    cut = Counter(
+        piece.file.relpath
+        for part in split_parts(source, find_files(source, "/"), 500)
+        for piece in part.pieces
+    )
+    assert list(cut.values()) == [pieces] * files
+    assert read(source, part_bytes=500)[0].num_rows == 300 * files
+
+
+def test_a_bomb_is_not_unpacked_to_measure_it(tmp_path):
+    lay(tmp_path, a_jsonl_zst=zstandard.compress(b"a" * 2**28))
+    source = made(tmp_path)
+    parts = split_parts(source, find_files(source, "/"), 2**16)
+    assert 1 <= len(parts) <= 16
+    assert parts[-1].pieces[-1].stop == -1
+
+
+@pytest.mark.parametrize("packed", ["zst", "gz"])
+@given(data=st.data())
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_cut_and_torn_file_gives_every_line_and_the_tear_once(tmp_path, packed, data):
+    texts = data.draw(st.lists(st.sampled_from(["", "a", "말모이" * 50, "x" * 3000, "둘\n셋"]), max_size=30))
+    stream = b"".join(json.dumps({"text": text}, ensure_ascii=False).encode() + b"\n" for text in texts)
+    if data.draw(st.booleans()):
+        stream += b'{"text": "no line end"}'
+    frames = data.draw(st.integers(1, 4))
+    step = len(stream) // frames + 1
+    pack = zstandard.compress if packed == "zst" else gzip.compress
+    stored = b"".join(pack(stream[i : i + step]) for i in range(0, len(stream), step)) or pack(b"")
+    stored = stored[: data.draw(st.one_of(st.just(len(stored)), st.integers(1, len(stored))))]
+    path = tmp_path / f"a.jsonl.{packed}"
+    path.write_bytes(stored)
+    source = made(path)
+    [file] = find_files(source, "/")
+    edges = [0, *sorted(data.draw(st.sets(st.integers(1, len(stream) + 9), max_size=5))), -1]
+
+    def rows(edges):
+        tables, bad = [], []
+        for start, stop in pairwise(edges):
+            part = Part(0, "web", (Piece(file, start, stop),))
+            for batch in read_part(part, source, pa.schema([]), batch_bytes=4096, max_record_bytes=2000):
+                tables += batch.table.to_pylist()
+                bad += batch.quarantine.to_pylist()
+        return tables, bad
+
+    assert rows(edges) == rows([0, -1])
 
 
 @pytest.mark.parametrize("batch_rows", [1, 2, 7, 299, 5000])

@@ -13,9 +13,7 @@ from rich.console import Console
 from malmoi.pipeline.duplicates import marked, print_duplicates
 
 COLOUR = re.compile(r"\x1b\[([0-9;]*)m")
-SENTENCE = "모든 국민은 법률이 정하는 바에 의하여 東京の空は青い and the quick brown fox jumps over the lazy dog 😀 \u1100\u1161\u11a8 "
-    "모든 국민은 법률이 정하는 바에 의하여 東京の空は青い and the quick brown fox jumps over the lazy dog 😀 "
-)
+SENTENCE = "모든 국민은 법률이 정하는 바에 의하여 東京の空は青い and the quick brown fox leaps 😀 \u1100\u1161\u11a8 "
 TEXT = SENTENCE * 3 + "여기까지는 모두 같은 말이다"
 
 

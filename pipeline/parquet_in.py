@@ -73,6 +73,8 @@ def _read_row_group(
             yield _rows(pa.Table.from_batches([batch]), first + done, shape)
             done += batch.num_rows
     except (OSError, pa.ArrowException) as error:
+        if isinstance(error, OSError) and (type(error) is not OSError or error.errno):
+            raise  # of the disk or the store, which may answer next time; Arrow's about damage are plain
         detail = f"row group {number}: {rows - done:,} of {rows:,} rows lost: {error}"
         problem = Problem(first + done, 0, "unreadable_row_group", detail, b"")
         yield shape.schema.empty_table(), [problem]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import datetime
 import decimal
+import errno
+import io
 import json
 
 import numpy as np
@@ -11,8 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from malmoi.pipeline import parquet_in
 from malmoi.pipeline.arrow_json import to_json
 from malmoi.pipeline.columns import infer_extras
+from malmoi.pipeline.errors import SourceError
 from malmoi.pipeline.files import find_files
 from malmoi.pipeline.parquet_in import invalid_utf8
 from malmoi.pipeline.recipe import Source
@@ -203,6 +207,33 @@ def test_a_damaged_page_loses_the_rest_of_its_row_group(tmp_path, batch_rows):
     lost = 300 - len(got)
     assert f"row group 1: {lost} of 100 rows lost" in bad[0]["detail"]
     assert bad[0]["offset"] == 200 - lost
+
+
+class Failing(io.BufferedReader):
+    """A file of a store that answers no more once its footer is read."""
+
+    reads = 0
+    error: OSError
+
+    def read(self, size: int = -1) -> bytes:
+        self.reads += 1
+        if self.reads > 4:
+            raise self.error
+        return super().read(size)
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error"), TimeoutError("no answer")])
+def test_a_store_that_fails_is_no_damage(tmp_path, monkeypatch, error):
+    """Rows that could not be fetched are not lost: the run stops, and its next attempt reads them."""
+    rng = np.random.default_rng(0)
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": [rng.bytes(500).hex() for _ in range(300)]}), path, row_group_size=30)
+    source = Source(name="web", path=(str(path),))
+    parts = split_parts(source, find_files(source, "/"), 10**9)
+    monkeypatch.setattr(parquet_in, "open_input", lambda url, _: Failing(io.FileIO(url)))
+    monkeypatch.setattr(Failing, "error", error, raising=False)
+    with pytest.raises(SourceError, match=r"a\.parquet: cannot be read .*(Input/output error|no answer)"):
+        [list(read_part(part, source, pa.schema([]))) for part in parts]
 
 
 def test_no_rows(tmp_path):

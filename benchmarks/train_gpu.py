@@ -1,12 +1,13 @@
 """Speed of the step loop on one GPU: tokens/s, MFU and peak memory of full, LoRA and QLoRA training.
 
     python benchmarks/train_gpu.py --shape 1.5b            # full training: attention x compile x loss x checkpointing
-    python benchmarks/train_gpu.py --shape 8b --method lora
+    python benchmarks/train_gpu.py --shape 8b --method qlora --data runs/demo_tokens    # rows of malmoi tokenize
     python benchmarks/train_gpu.py --self-check            # the same code with a tiny model on the CPU
 
-Models have random weights, rows random tokens (documents of about 512 tokens where attention is within them);
-speed depends on neither. Every variant takes `--warmup` steps, then `--steps` timed ones between two waits for
-the device. The ceiling is a bfloat16 matrix product of 8192 x 8192 x 8192, timed in the same call.
+Models have random weights. Without --data rows are random tokens, with documents of 512 tokens where attention is
+within them; speed depends on the lengths of documents there, and on nothing else. Every variant takes `--warmup`
+steps, then `--steps` timed ones between two waits for the device. The ceiling is a bfloat16 matrix product of
+8192 x 8192 x 8192, timed in the same call.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from malmoi.training import metrics, parallel
+from malmoi.pipeline.token_manifest import read_token_manifest
+from malmoi.training import metrics, parallel, reader
 from malmoi.training.batches import Batch, make_batch
 from malmoi.training.loop import LossModel, Trainer, train_step
 from malmoi.training.model import build_model
@@ -69,7 +71,7 @@ class Row:
 
 
 class Rows:
-    """The same random micro batches at every step, in the place of a reader."""
+    """The same micro batches at every step, in the place of a reader."""
 
     def __init__(self, batches: list[Batch]) -> None:
         self.batches = batches
@@ -122,8 +124,31 @@ def recipe_of(variant: Variant, shape: str, length: int, rows: int, micro: int, 
     )
 
 
-def make_trainer(recipe: TrainRecipe, length: int, group: parallel.Parallel) -> Trainer:
-    """What `loop.build` makes, with random rows."""
+def make_batches(recipe: TrainRecipe, length: int, vocab: int, data: str | None) -> list[Batch]:
+    """The micro batches of a step, of rows in `data` or random ones."""
+    rows, micro = recipe.batch.rows, recipe.batch.rows_per_device
+    if data is None:
+        random = np.random.default_rng(0)
+        got = reader.Batch(
+            random.integers(0, vocab, (rows, length), dtype=np.int32), None,
+            [np.arange(0, length, 512, dtype=np.int32)] * rows,
+        )  # fmt: skip
+    else:
+        got = next(iter(reader.PackedReader(data, batch_rows=rows, prefetch=0)))
+        if int(got.input_ids.max()) >= vocab:
+            raise SystemExit(f"{data}: ids up to {got.input_ids.max():,}, the shape has {vocab:,} embeddings")
+    separate = recipe.model.attention in ("varlen", "packed")
+    return [
+        make_batch(
+            got.input_ids[x : x + micro], None if got.labels is None else got.labels[x : x + micro],
+            got.doc_starts[x : x + micro], separate,
+        )
+        for x in range(0, rows, micro)
+    ]  # fmt: skip
+
+
+def make_trainer(recipe: TrainRecipe, length: int, group: parallel.Parallel, data: str | None) -> Trainer:
+    """What `loop.build` makes, with the same rows at every step."""
     shape = recipe.model.config
     assert shape is not None
     vocab = shape.vocab_size
@@ -139,12 +164,7 @@ def make_trainer(recipe: TrainRecipe, length: int, group: parallel.Parallel) -> 
         for layer in parallel.decoder_layers(module):
             layer.compile()
     parallel.shard(module, recipe, group)
-    random = np.random.default_rng(0)
-    batches = []
-    for _ in range(recipe.batch.rows // recipe.batch.rows_per_device):
-        ids = random.integers(0, vocab, (recipe.batch.rows_per_device, length), dtype=np.int32)
-        starts = [np.arange(0, length, 512) for _ in ids]
-        batches.append(make_batch(ids, None, starts, recipe.model.attention in ("varlen", "packed")))
+    batches = make_batches(recipe, length, vocab, data)
     plan = TrainPlan(recipe, "", "", "", 1, 0, length, vocab, 1000)
     rows: Any = Rows(batches)
     return Trainer(plan, group, module, make_optimizer(module, recipe.optimizer), rows, None)
@@ -166,7 +186,7 @@ def measure(variant: Variant, given: argparse.Namespace, device: torch.device, c
     trainer = None
     try:
         group = parallel.start(recipe, device)
-        trainer = make_trainer(recipe, given.length, group)
+        trainer = make_trainer(recipe, given.length, group, given.data)
         flops = metrics.flops_per_token(trainer.module, trainer.module.base().config, given.length)
         with kernels(variant.attention):
             for step in range(given.warmup):
@@ -228,9 +248,10 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--shape", choices=SHAPES, default="1.5b")
     parser.add_argument("--method", choices=["full", "lora", "qlora"], default="full")
     parser.add_argument("--attention", nargs="+", default=["sdpa", "cudnn", "varlen"])
-    parser.add_argument("--compile", nargs="+", default=["none", "block"])
+    parser.add_argument("--compile", nargs="+", default=[])
     parser.add_argument("--chunk", nargs="+", type=int, default=[0, 4096], help="0: all logits at once")
     parser.add_argument("--checkpointing", nargs="+", default=["off", "on"])
+    parser.add_argument("--data", help="folder of malmoi tokenize, whose rows and length are taken")
     parser.add_argument("--length", type=int, default=4096)
     parser.add_argument("--rows", type=int, default=8, help="of a step")
     parser.add_argument("--micro", type=int, default=4, help="rows at once")
@@ -242,7 +263,10 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     given = parser.parse_args(arguments)
     if given.self_check:
         given.shape, given.length, given.rows, given.micro, given.steps, given.warmup = "tiny", 64, 2, 1, 2, 1
-        given.attention, given.compile, given.chunk = ["sdpa", "packed"], ["none"], [0, 16]
+        given.attention, given.chunk = ["cudnn", "packed"], [0, 16]
+    given.compile = given.compile or (["none"] if given.self_check else ["none", "block"])
+    if given.data is not None:
+        given.length = read_token_manifest(given.data).seq_len
     return given
 
 

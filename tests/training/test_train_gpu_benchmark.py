@@ -33,3 +33,23 @@ def test_without_a_gpu_it_says_so(benchmark, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(SystemExit, match="--self-check"):
         benchmark.main([])
+
+
+def test_rows_of_malmoi_tokenize(benchmark, sft_rows, capsys):
+    rows = benchmark.main(["--self-check", "--data", sft_rows])
+    assert "T=24" in capsys.readouterr().out
+    apart = {row.variant.attention: row.loss for row in rows}
+    assert all(math.isfinite(x) for x in apart.values())
+    assert apart["packed"] != apart["cudnn"]
+    plain = benchmark.recipe_of(rows[0].variant, "tiny", 24, 2, 1, False)
+    with pytest.raises(SystemExit, match="the shape has 20 embeddings"):
+        benchmark.make_batches(plain, 24, 20, sft_rows)
+
+
+@pytest.mark.slow
+def test_compiled(benchmark):
+    for method in ("full", "qlora"):
+        rows = benchmark.main(
+            ["--self-check", "--method", method, "--compile", "block", "--checkpointing", "on"]
+        )
+        assert all(row.tokens_per_second > 0 and math.isfinite(row.loss) for row in rows)

@@ -83,6 +83,14 @@ def test_micro_batches_and_chunks_do_not_change_the_steps(text_rows, tmp_path):
     assert lines(tmp_path / "b") == pytest.approx(lines(tmp_path / "a"), rel=1e-5)
 
 
+@pytest.mark.slow
+def test_compiled_layers_take_the_same_steps(text_rows, tmp_path):
+    changes = {"steps": 3, "checkpoint": {"every_steps": 2}, "activation_checkpointing": True}
+    run_local(recipe(text_rows, tmp_path / "plain", **changes))
+    run_local(recipe(text_rows, tmp_path / "compiled", compile="block", **changes))
+    assert lines(tmp_path / "compiled") == pytest.approx(lines(tmp_path / "plain"), rel=1e-5)
+
+
 def test_the_first_step_is_that_of_plain_torch(text_rows, tmp_path):
     """Loss, norm and weights after one step, against transformers' own loss and torch's own AdamW."""
     given = recipe(

@@ -22,7 +22,14 @@ from .here import HOOK, Forked
 from .material import RECIPES, differences, make_input, make_recipe, outputs
 
 ROOT = Path(__file__).resolve().parents[2]
-ON_WORKERS = ("filter", "verify", "scatter", "write", "dropped")  # stages whose jobs Ray's workers do
+ON_WORKERS = (
+    "filter",
+    "verify",
+    "scatter",
+    "write",
+    "dropped",
+    "index",
+)  # stages whose jobs Ray's workers do
 Process = subprocess.Popen[bytes] | Forked
 LIMIT_S = 240.0  # of one command; more is a hang
 
@@ -71,9 +78,13 @@ def stage_of(name: str) -> str:
     first, _, rest = name.partition("/")
     if first == "stages":
         return rest.partition("/")[0]
-    return {"corpus": "write", "dropped": "dropped", "quarantine": "dropped", "plan.json": "plan"}.get(
-        first, "end"
-    )
+    return {
+        "corpus": "write",
+        "dropped": "dropped",
+        "quarantine": "dropped",
+        "index": "index",
+        "plan.json": "plan",
+    }.get(first, "end")
 
 
 @dataclass
@@ -338,7 +349,7 @@ def choose(bench: Bench, rng: random.Random, engine: str) -> Fault:
         run = bench._stopped(recipe)
         files = sorted(
             str(x.relative_to(run))
-            for folder in ("stages", "corpus", "dropped", "quarantine")
+            for folder in ("stages", "corpus", "dropped", "quarantine", "index")
             for x in (run / folder).rglob("*")
             if x.is_file() and x.stat().st_size and not x.name.endswith(".running.json")
         )

@@ -71,7 +71,7 @@ def make_recipe(folder: Path, name: str) -> Path:
         "sources": sources,
         "part_bytes": 14_000,
         "steps": ["normalise", {"gopher_quality": {"min_words": 20}}],
-        "dedup": {"fuzzy": {"ngram_size": 3}, "partitions": 2},
+        "dedup": {"fuzzy": {"ngram_size": 3}, "partitions": 2, "save_index": True},
         **RECIPES[name],
     }
     path.write_text(yaml.safe_dump(content, sort_keys=False))
@@ -80,7 +80,7 @@ def make_recipe(folder: Path, name: str) -> Path:
 
 def outputs(path: Path) -> dict[str, bytes]:
     """What must be the same byte for byte; the manifest but for the path of the output."""
-    folders = ("corpus", "dropped", "quarantine")
+    folders = ("corpus", "dropped", "quarantine", "index")
     files = [
         file for folder in folders for file in (path / folder).iterdir() if not file.name.startswith(".tmp-")
     ]

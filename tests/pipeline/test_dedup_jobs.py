@@ -15,7 +15,7 @@ from malmoi.operators.exact import id_hash, text_hash
 from malmoi.operators.jaccard import jaccard, shingle_sets
 from malmoi.operators.minhash import MinHash
 from malmoi.operators.survivors import decide, rank
-from malmoi.pipeline import buckets, clusters, dedup, shuffle
+from malmoi.pipeline import buckets, clusters, dedup, index, shuffle
 from malmoi.pipeline.errors import AlarmError, MalmoiError, RecipeError
 from malmoi.pipeline.storage import Folder
 
@@ -270,6 +270,32 @@ def test_ray_gives_the_same_bytes(tmp_path, texts, run_here, ray_here, monkeypat
     manifest = run_plan(make_plan(made), console=Console(quiet=True))
     assert verdicts(tmp_path / "ray") == verdicts(here.path)
     assert manifest.manifest_hash == here.manifest.manifest_hash
+
+
+def test_long_documents_make_more_groups_and_shards(tmp_path, texts, run_here, monkeypatch):
+    """What one job holds is bounded by text, not only by the number of documents."""
+    layouts, real = [], dedup._layout
+
+    def noted(*arguments):
+        layouts.append(real(*arguments))
+        return layouts[-1]
+
+    monkeypatch.setattr(dedup, "_layout", noted)
+    settings = recipe(texts, save_index=True, part_bytes=5_000)
+    want = run_here(tmp_path / "whole", settings)
+    monkeypatch.setattr(dedup, "TEXT_PER_GROUP", 20_000)
+    monkeypatch.setattr(index, "SHARD_TEXT", 20_000)
+    cut = run_here(tmp_path / "cut", settings)
+    assert verdicts(cut.path) == verdicts(want.path)
+    few, many = layouts
+    assert len(few.groups) == 1
+    size = Path(texts).stat().st_size
+    assert size / 40_000 < len(many.groups) <= size / 15_000
+    assert [group[0] for group in many.groups[1:]] == [group[1] for group in many.groups[:-1]]
+    shards = [sorted(run.path.glob("index/shard-*")) for run in (want, cut)]
+    assert (len(shards[0]), len(shards[1])) == (1, -(-cut.manifest.books[1].read_bytes // 20_000))
+    ids = [sorted(x for file in files for x in pq.read_table(file)["id"].to_pylist()) for files in shards]
+    assert ids[0] == ids[1] == sorted(row["id"] for row in want.corpus)
 
 
 def versions(seed):

@@ -72,6 +72,60 @@ def test_its_head_says_cost_and_commands(name):
     assert not re.search(r"[$€£]\s?\d", head), "a price would be wrong by tomorrow"
 
 
+def test_aws_knows_the_nodes():
+    """Ray hands node_config on unread; the AWS library has a model of the call and the names of machine types."""
+    session = pytest.importorskip("botocore.session").get_session()
+    call = session.get_service_model("ec2").operation_model("RunInstances").input_shape
+    from botocore.validate import ParamValidator
+
+    for kind in load("aws.yaml")["available_node_types"].values():
+        node = kind["node_config"] | {"MinCount": 1, "MaxCount": 1}
+        assert not ParamValidator().validate(node, call).generate_report()
+        assert set(node) <= set(call.members)
+        assert node["InstanceType"] in call.members["InstanceType"].enum
+        market = node.get("InstanceMarketOptions", {}).get("MarketType", "spot")
+        assert market in call.members["InstanceMarketOptions"].members["MarketType"].enum
+
+
+def test_gcp_nodes_have_the_shape_of_the_interface():
+    """Of `instances.insert`, which wants an object where Ray's examples have a list."""
+    for kind in load("gcp.yaml")["available_node_types"].values():
+        node = kind["node_config"]
+        assert set(node) <= {"machineType", "disks", "serviceAccounts", "scheduling"}
+        assert isinstance(node.get("scheduling", {}), dict)
+        assert {type(node["disks"]), type(node["serviceAccounts"])} == {list}
+
+
+def strict(node):
+    """A CRD's schema with unknown keys refused, as jsonschema has it."""
+    if isinstance(node, dict):
+        kept = "additionalProperties" in node or node.get("x-kubernetes-preserve-unknown-fields")
+        if node.get("type") == "object" and "properties" in node and not kept:
+            node["additionalProperties"] = False
+        if node.get("x-kubernetes-int-or-string"):
+            node["type"] = ["integer", "string"]
+    for value in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
+        strict(value)
+    return node
+
+
+@pytest.mark.cluster
+@pytest.mark.skipif("KUBERAY_CRDS" not in os.environ, reason="KUBERAY_CRDS: helm-chart/kuberay-operator/crds")
+@pytest.mark.parametrize("name", KUBERAY)
+def test_kuberay_crd(name):
+    """Against the operator's own definitions, which are too large to be kept here."""
+    validator = pytest.importorskip("jsonschema").Draft7Validator
+    document = load(f"kuberay/{name}")
+    crd = Path(os.environ["KUBERAY_CRDS"]) / f"ray.io_{document['kind'].lower()}s.yaml"
+    versions = yaml.load(crd.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))["spec"]["versions"]
+    [schema] = [x["schema"]["openAPIV3Schema"] for x in versions if x["name"] == "v1"]
+    schema = strict(schema)
+    schema["properties"]["metadata"] = {"type": "object"}
+    assert not [f"{list(x.path)}: {x.message}" for x in validator(schema).iter_errors(document)]
+    document["spec"]["nonsense"] = 1
+    assert [x.message for x in validator(schema).iter_errors(document)]
+
+
 def groups(document):
     spec = document["spec"].get("rayClusterSpec", document["spec"])
     return spec, [spec["headGroupSpec"], *spec["workerGroupSpecs"]]

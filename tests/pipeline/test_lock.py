@@ -187,3 +187,24 @@ def test_a_killed_process_leaves_no_lock_on_a_disk(tmp_path):
     process.communicate()
     with only_run(Folder(url)):
         pass
+
+
+def test_of_two_that_write_without_a_condition_the_last_holds(tmp_path, monkeypatch):
+    """A store without conditional writes, in the moment between looking and writing."""
+    monkeypatch.setattr(lease, "SETTLE_S", 0.2)
+    folder = Folder(f"memory://{tmp_path.name}")
+    other = replace(elsewhere(lease._me()), time=time.time())
+    write = Folder.write_bytes
+
+    def refuse(*_, **__):
+        raise NotImplementedError
+
+    def both(self, name, data):
+        write(self, name, data)
+        write(self, name, other.to_json())
+
+    monkeypatch.setattr(type(lease.file_system(folder.url, {})[0]), "pipe_file", refuse)
+    monkeypatch.setattr(Folder, "write_bytes", both)
+    with pytest.raises(BusyError, match="on far is running here"), only_run(folder):
+        pytest.fail("both hold it")
+    assert lease.read(folder) == other

@@ -17,7 +17,7 @@ from .code_points import encode
 from .contract import TEXT
 from .hashing import xxh64
 from .kernel import lean
-from .normalise import text_array
+from .normalise import text_array, text_buffers
 from .spans import count_points, find_lines, join_paragraphs
 from .unicode_tables import LETTER, NUMBER, SYMBOL, lower_case
 from .words import decode_safely, segment, tables_of
@@ -266,10 +266,5 @@ def forget() -> None:
 
 
 def _batch(column: pa.LargeStringArray) -> TextBatch:
-    if not len(column):
-        return TextBatch(np.empty(0, np.uint8), np.zeros(1, np.int64))
-    _, positions, bytes_ = column.buffers()
-    offsets = np.frombuffer(positions, np.int64)[column.offset : column.offset + len(column) + 1]
-    data = np.frombuffer(bytes_, np.uint8) if bytes_ is not None else np.empty(0, np.uint8)
-    first = offsets[0]
-    return TextBatch(data[first : offsets[-1]], offsets - first)
+    data, offsets = text_buffers(column)
+    return TextBatch(data[offsets[0] : offsets[-1]], offsets - offsets[0])

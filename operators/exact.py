@@ -19,6 +19,7 @@ from .code_points import SPACE, code_points
 from .contract import TEXT, Kind, with_columns
 from .hashing import xxh64
 from .kernel import lean
+from .normalise import text_buffers
 from .words import decode_safely
 
 TEXT_SCHEME = "xxh64x2-ws-v1"
@@ -78,13 +79,9 @@ def id_hash(
     names = pc.binary_join_element_wise(source.cast(text), id.cast(text), pa.scalar("\0", text))
     if isinstance(names, pa.ChunkedArray):
         names = names.combine_chunks()
-    if len(names) == 0:
-        return np.empty(0, dtype=np.uint64), np.empty(0, dtype=np.uint64)
-    _, positions, data = names.buffers()
-    offsets = np.frombuffer(positions, np.int64)[names.offset : names.offset + len(names) + 1]
     lo = np.empty(len(names), dtype=np.uint64)
     hi = np.empty_like(lo)
-    _hashes(np.frombuffer(data, np.uint8), offsets, lo, hi)
+    _hashes(*text_buffers(names), lo, hi)
     return lo, hi
 
 

@@ -32,12 +32,17 @@ def text_array(column: pa.Array | pa.ChunkedArray) -> pa.LargeStringArray:
 
 
 def text_buffers(column: pa.LargeStringArray) -> tuple[np.ndarray, np.ndarray]:
-    """(uint8 [bytes], int64 [rows + 1]): views of the array's buffers; the first offset need not be 0."""
+    """(uint8 [bytes], int64 [rows + 1]): views of the array's buffers; the first offset need not be 0.
+
+    They cannot be written to, wherever the buffers come from: of arrays that can, a kernel is compiled once more.
+    """
     _, positions, data = column.buffers()
     if len(column) == 0 or positions is None:
         return np.frombuffer(b"", np.uint8), np.frombuffer(bytes(8), np.int64)
     offsets = np.frombuffer(positions, np.int64)[column.offset : column.offset + len(column) + 1]
-    return np.frombuffer(data if data is not None else b"", np.uint8), offsets
+    text = np.frombuffer(data if data is not None else b"", np.uint8)
+    text.flags.writeable = offsets.flags.writeable = False
+    return text, offsets
 
 
 @cache

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from malmoi.operators.analysis import Spans, TextBatch, analyse, forget
 from malmoi.operators.hashing import xxh64
+from malmoi.operators.normalise import text_buffers
 from malmoi.operators.unicode_tables import PICTOGRAPH, lower_case, properties
 
 NFD = unicodedata.normalize("NFD", "한글 문장")
@@ -164,3 +165,17 @@ def test_tables_agree_with_the_regex_package() -> None:
     assert lower_case()[ord("É")] == ord("é")
     assert lower_case()[0x130] == ord("i")
     assert lower_case()[ord("가")] == ord("가")
+
+
+def test_kernels_see_one_kind_of_array_wherever_the_text_comes_from() -> None:
+    table = pa.table({"text": column(["가 나", "b"])})
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    received = pa.ipc.open_stream(sink.getvalue()).read_all()
+    for source in (table, received, table.slice(2), pa.table({"text": column([""])})):
+        data, offsets = text_buffers(source.column("text").combine_chunks())
+        assert not data.flags.writeable
+        assert not offsets.flags.writeable
+        assert not analyse(source).data.flags.writeable
+        assert analyse(source).offsets.flags.writeable

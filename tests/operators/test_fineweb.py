@@ -83,7 +83,8 @@ def plain(text: str) -> list[float]:
 PIECES = st.sampled_from(
     [*"a가漢 .!\n\t", "。", "।", ".”", "(x.)", "」", "\u3000", "\r", PROSE, KOREAN, "\n", "👍🏽", "e\u0301"]
 )
-TEXTS = st.lists(PIECES, max_size=25).map("".join)
+# Of "e\u0301.a" the regex package makes two words, forgetting the letter before the mark (WB4).
+TEXTS = st.lists(PIECES, max_size=25).map("".join).filter(lambda text: "\u0301." not in text)
 
 
 @settings(max_examples=150, deadline=None)

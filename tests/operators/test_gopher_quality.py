@@ -106,7 +106,8 @@ def plain(text: str) -> list[float]:
 ALPHABET = st.sampled_from(
     [*"aZ. #-•…\n\t 가나 1٣あ漢é", "the ", "to\n", "...", "\u3000", "👍🏽", "\r\n", "e\u0301"]
 )
-TEXTS = st.lists(ALPHABET, max_size=60).map("".join)
+# Of "e\u0301.a" the regex package makes two words, forgetting the letter before the mark (WB4).
+TEXTS = st.lists(ALPHABET, max_size=60).map("".join).filter(lambda text: "\u0301." not in text)
 
 
 @settings(max_examples=150, deadline=None)

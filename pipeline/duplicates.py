@@ -79,7 +79,7 @@ def least_sure(folder: Folder, count: int) -> list[Pair]:
                 verdicts[part] = pq.read_table(stream)
         verdict = verdicts[part].slice(place, 1).to_pylist()[0]
         text = read_rows(folder, part, np.array([place]), _TEXT).column("text")[0].as_py()
-        fate = "stays"
+        fate = "stays" if verdict["reason"] is None else f"left out ({verdict['reason']})"
         if verdict["duplicate_of"] is not None:
             fate = f"removed for {verdict['duplicate_of']} ({verdict['similarity']:.3f})"
         return Side(row[f"{name}_id"], row[f"{name}_source"], text, fate)

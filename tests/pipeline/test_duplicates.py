@@ -17,10 +17,8 @@ SENTENCE = "모든 국민은 법률이 정하는 바에 의하여 東京の空�
 TEXT = SENTENCE * 3 + "여기까지는 모두 같은 말이다"
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory, run_here):
+def made(folder, run_here, threshold, **others):
     """A run of two documents that differ at their ends, and one apart."""
-    folder = tmp_path_factory.mktemp("pairs")
     rows = [
         {"id": "첫째", "text": TEXT + " 처음"},
         {"id": "둘째", "text": TEXT + " 나중에 덧붙인 말"},
@@ -28,8 +26,13 @@ def run(tmp_path_factory, run_here):
     ]
     (folder / "in.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
     source = {"name": "s", "path": str(folder / "in.jsonl"), "id": "id"}
-    fuzzy = {"threshold": 0.5, "bands": 32, "rows": 2, "num_perm": 64}
-    return run_here(folder / "run", {"sources": [source], "dedup": {"fuzzy": fuzzy}}).path
+    fuzzy = {"threshold": threshold, "bands": 32, "rows": 2, "num_perm": 64}
+    return run_here(folder / "run", {"sources": [source], "dedup": {"fuzzy": fuzzy}, **others}).path
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, run_here):
+    return made(tmp_path_factory.mktemp("pairs"), run_here, 0.5)
 
 
 def shown(run, width, **settings):
@@ -64,6 +67,13 @@ def test_what_differs_is_coloured(run):
     coloured = dict(re.findall(r"\x1b\[1;(31|32)m([^\x1b]*)", shown(run, 200)))
     assert set(coloured) == {"31", "32"}, "red on the left, green on the right"
     assert {coloured["31"].strip(), coloured["32"].strip()} == {"처음", "나중에 덧붙인 말"}
+
+
+def test_what_the_mixture_leaves_out_does_not_stay(tmp_path, run_here):
+    path = made(tmp_path, run_here, 0.9, mixture={"budget": 1, "unit": "documents"})
+    said = COLOUR.sub("", shown(path, 80))
+    assert "both stay" not in said
+    assert ": left out (mixture.not_chosen)" in said
 
 
 def test_plain_where_it_is_asked_for(run):

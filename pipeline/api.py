@@ -29,6 +29,7 @@ from .config import check_names, load_recipe
 from .engine import EngineKind
 from .errors import MalmoiError
 from .evidence import Duplicates, Why
+from .figures import size
 from .plan import Plan, make_plan
 from .plan_view import print_plan
 from .recipe import Recipe
@@ -171,7 +172,7 @@ def _plan_page(plan: Plan) -> str:
             planned.source.name,
             ", ".join(planned.source.path),
             f"{len(planned.files):,}",
-            f"{planned.size / 1e6:,.1f}",
+            size(planned.size),
             f"{len(planned.parts):,}",
         )
         for planned in plan.sources
@@ -182,14 +183,14 @@ def _plan_page(plan: Plan) -> str:
     ]
     lines = [
         f"deduplication: {', '.join(dedup) or 'off'}; mixture: {recipe.mixture.method} by {recipe.mixture.by}",
-        f"{recipe.write.format} shards of {recipe.write.shard_bytes / 1e6:,.0f} MB of text, "
+        f"{recipe.write.format} shards of {size(recipe.write.shard_bytes)} of text, "
         + ("globally shuffled" if recipe.write.shuffle else "in input order"),
         f"estimated memory: {plan.worker_bytes / 1024**2:,.0f} MiB a worker, "
         f"{plan.driver_bytes / 1024**2:,.0f} MiB the driver",
     ]
     return html.page(
         f"{recipe.name} -> {recipe.output}: {plan.num_parts:,} parts",
-        html.table("Sources", ("source", "path", "files", "MB", "parts"), sources, words=2),
+        html.table("Sources", ("source", "path", "files", "size", "parts"), sources, words=2),
         html.table("Steps", ("operator", "kind", "adds"), steps, words=3),
         html.notes(lines),
     )

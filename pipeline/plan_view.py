@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from .figures import size
 from .plan import Plan
 
 _MIB = 1024**2
@@ -14,7 +15,9 @@ _MIB = 1024**2
 def _table(*headings: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in headings:
-        table.add_column(heading, justify="right" if heading in ("files", "parts", "MB", "jobs") else "left")
+        table.add_column(
+            heading, justify="right" if heading in ("files", "parts", "size", "jobs") else "left"
+        )
     return table
 
 
@@ -22,13 +25,11 @@ def print_plan(plan: Plan, console: Console) -> None:
     """Sources, stages, columns and estimated memory; nothing has been read but headers."""
     recipe = plan.recipe
     console.print(f"[bold]{escape(recipe.name)}[/]  ->  {escape(recipe.output)}\n")
-    table = _table("source", "files", "MB", "parts", "extra columns")
+    table = _table("source", "files", "size", "parts", "extra columns")
     for planned in plan.sources:
         extras = ", ".join(f"{field.name}: {field.type}" for field in planned.extras)
-        size = f"{planned.size / 1e6:,.1f}"
-        table.add_row(
-            planned.source.name, str(len(planned.files)), size, str(len(planned.parts)), escape(extras)
-        )
+        counts = (str(len(planned.files)), size(planned.size), str(len(planned.parts)))
+        table.add_row(planned.source.name, *counts, escape(extras))
     console.print(table)
     steps = " -> ".join(step.name for step in plan.steps) or "(no steps)"
     dedup = [
@@ -41,9 +42,7 @@ def print_plan(plan: Plan, console: Console) -> None:
         "decide", "1", f"dedup ({', '.join(dedup) or 'off'}); mixture {mixture.method} by {mixture.by}"
     )
     order = "globally shuffled" if recipe.write.shuffle else "in input order"
-    stages.add_row(
-        "write", "", f"{recipe.write.format} shards of {recipe.write.shard_bytes / 1e6:,.0f} MB, {order}"
-    )
+    stages.add_row("write", "", f"{recipe.write.format} shards of {size(recipe.write.shard_bytes)}, {order}")
     if recipe.tokenize is not None:
         rows = recipe.tokenize
         kind = "plain text" if rows.template is None else "examples"

@@ -45,6 +45,7 @@ def _draw(view: SignalView, signal: str, bins: int, axes: Any) -> None:
         f"{found.signal}\n{int(found.failed.sum()):,} of {view.num_docs:,} outside{undefined}", fontsize=9
     )
     axes.set_yscale("symlog")
+    axes.set_ylabel("documents", fontsize=8)
     axes.tick_params(labelsize=8)
 
 

@@ -125,8 +125,8 @@ def test_a_whole_run_of_an_object(tmp_path):
     view = mp.plan(recipe)
     assert "gopher_quality.words" in view.columns.names
     assert view.worker_bytes > 0
-    assert "s" in repr(view)
-    assert "object" in view._repr_html_()
+    assert "1.3 kB" in repr(view), "a small source is not 0.0 MB"
+    assert "1.3 kB" in view._repr_html_()
     found = mp.run(view, engine="local", progress=False)
     assert found.manifest == mp.Result.load(recipe.output).manifest
     assert mp.run(recipe, engine="local", progress=False).manifest == found.manifest

@@ -181,6 +181,7 @@ def test_plot():
     assert len(titles) == len(view.signals)
     [one] = view.plot("words", bins=5).axes
     assert one.get_title().startswith("gopher_quality.words")
+    assert one.get_ylabel() == "documents"
     assert len(signals(TABLE.slice(0, 0), GopherQuality()).plot().axes) > 0
 
 

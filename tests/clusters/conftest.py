@@ -15,6 +15,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -191,13 +192,13 @@ def three(machines: Callable[..., Machines]) -> Machines:
 
 
 @pytest.fixture
-def malmoi(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """`malmoi("submit", ...)` starts the command in a process of its own, in tmp_path."""
+def python(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """`python("led.py", ...)` starts this interpreter in a process of its own, in tmp_path."""
     started: list[subprocess.Popen[str]] = []
 
     def start(*arguments: object, **environment: str) -> subprocess.Popen[str]:
         process = subprocess.Popen(
-            [sys.executable, "-m", "malmoi.pipeline", *map(str, arguments)],
+            [sys.executable, *map(str, arguments)],
             cwd=tmp_path, env=clean(HOME=str(tmp_path), **environment), text=True,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
@@ -208,6 +209,12 @@ def malmoi(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     for process in started:
         process.kill()
         process.communicate()
+
+
+@pytest.fixture
+def malmoi(python: Callable[..., subprocess.Popen[str]]) -> Callable[..., subprocess.Popen[str]]:
+    """`malmoi("submit", ...)` starts the command."""
+    return partial(python, "-m", "malmoi.pipeline")
 
 
 RULE = '''

@@ -36,9 +36,11 @@ FORMAT = 1
 WORKER_BASE_BYTES = 380 * 1024**2
 # ... run.batch_rows=100000: bytes held per byte of text in a batch (text, Arrow copies, words, hashes, signals) ...
 BATCH_FACTOR = 24
-# ... no steps, 2 GB: per byte of text in a shard while it is ordered and written, per document in the driver.
+# ... no steps, 2 GB: per byte of text in a shard while it is ordered and written.
 SHARD_FACTOR = 3
-KEY_BYTES_PER_DOCUMENT = 750
+# Measured with benchmarks/dedup_growth.py: 609 MB at 300,000 documents, 699 at 800,000, 772 at 1,000,000.
+DRIVER_BASE_BYTES = 520 * 1024**2
+KEY_BYTES_PER_DOCUMENT = 250
 ASSUMED_DOCUMENT_BYTES = 1500
 _COMPRESSION = 4
 
@@ -121,7 +123,7 @@ class Plan:
     def driver_bytes(self) -> int:
         """Estimated peak memory of the process that holds the keys of all documents."""
         documents = sum(source.text_bytes for source in self.sources) // ASSUMED_DOCUMENT_BYTES
-        return WORKER_BASE_BYTES + documents * KEY_BYTES_PER_DOCUMENT
+        return DRIVER_BASE_BYTES + documents * KEY_BYTES_PER_DOCUMENT
 
     @cached_property
     def identity(self) -> dict[str, Any]:

@@ -15,10 +15,8 @@ pytest.importorskip("s3fs")
 pytest.importorskip("moto.server")
 
 POINTS = (
-    "shuffled:stages/filter/part-00001.kept.parquet:part",
     "shuffled:stages/scatter/part-00002.batches.index:whole",
     "in-order:stages/decide/all.commit.json:whole",
-    "in-order:manifest.json:open",
 )
 
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import pickle
 import struct
 
 import numpy as np
@@ -19,7 +20,7 @@ from malmoi.pipeline.errors import MalmoiError
 from malmoi.pipeline.gather import gather
 from malmoi.pipeline.recipe import Write
 from malmoi.pipeline.scatter import ORDER, key_order, order_key, scatter, shard_of
-from malmoi.pipeline.shards import corpus_schema, measure_part, part_file, plan_shards
+from malmoi.pipeline.shards import PartSize, corpus_schema, measure_part, part_file, plan_shards
 from malmoi.pipeline.storage import Folder
 
 TEXTS = [
@@ -336,3 +337,16 @@ def test_equal_keys_are_ordered_by_source_id_epoch():
         }
     )
     assert key_order(table).tolist() == [3, 2, 0, 1]
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_what_travels_with_a_job_does_not_grow_with_the_parts(shuffle):
+    sizes = []
+    for parts in (100, 5000):
+        measured = [PartSize(part, 10, 1000) for part in range(parts)]
+        write = Write(shard_bytes=5000, shuffle=shuffle)
+        plan = plan_shards(measured, write, 0, corpus_schema(DOCUMENTS, []))
+        sizes.append(max(len(pickle.dumps(plan.of(shard))) for shard in range(0, plan.num_shards, 7)))
+        read = {part for shard in range(plan.num_shards) for part in plan.of(shard).parts}
+        assert read == set(range(parts))
+    assert sizes[1] < sizes[0] + 50

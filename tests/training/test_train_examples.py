@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 import subprocess
@@ -56,5 +57,26 @@ def test_does_curation_pay(tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads((tmp_path / "result.json").read_text())["bits_per_byte"]
     assert found.keys() == {"raw", "cleaned", "curated"}
-    assert all(2.0 < bits["all"] < 8.0 for runs in found.values() for bits in runs)
+    for [bits] in found.values():
+        assert {"kept", "dropped", "all", "mean of languages", "ko", "en", "de"} <= bits.keys()
+        assert all(1.5 < x < 12.0 for x in bits.values())
     assert "held-out bits per byte" in done.stdout
+    assert "cleaned: no difference from raw that all seeds agree on" in done.stdout, "one seed shows nothing"
+
+
+def test_what_is_held_out_is_chosen_before_it_is_judged():
+    spec = importlib.util.spec_from_file_location("pay", ROOT / "examples" / "does_curation_pay.py")
+    pay = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(pay)
+    raw = [{"source": "s", "id": str(i), "text": f"document {i} " * 9} for i in range(240)]
+    cleaned = [{**x, "language": "en"} for x in raw[::2]]
+    held = pay.held_out(raw, cleaned)
+    assert 10 < len(held) < 30
+    assert [x["id"] for x in held] == [x["id"] for x in pay.held_out(raw, [])]
+    assert {x["source"] for x in held} == {"kept", "dropped"}
+    assert all((x["source"] == "kept") == (int(x["id"]) % 2 == 0) for x in held)
+    seen = set().union(*(pay.runs_of(x["text"]) for x in held))
+    rest = pay.without(raw, seen)
+    assert not {x["id"] for x in held} & {x["id"] for x in rest}
+    assert pay.verdict("a", [-0.1, 0.1, -0.2]) == "a: no difference from raw that all seeds agree on"
+    assert pay.verdict("a", [-0.1, -0.1, -0.1]) == "a: lower than raw for each seed, by 0.1000 on average"

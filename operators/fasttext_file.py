@@ -213,6 +213,10 @@ def read_classifier(data: np.ndarray, prefix: str) -> Classifier:
     rows = _quantised(cursor) if (quantised := cursor.one("<u1")) else _dense(cursor)
     quantised_out = cursor.one("<u1")
     outputs = _quantised(cursor) if quantised and quantised_out else _dense(cursor)
+    if len(rows) < words or outputs.shape != (labels, rows.shape[1]):
+        raise ValueError(
+            f"matrices of {rows.shape} and {outputs.shape} for {words} words and {labels} labels"
+        )
     names = tuple(
         bytes(data[a:b]).decode("utf-8", "replace") for a, b in zip(start[words:], end[words:], strict=True)
     )
@@ -254,8 +258,10 @@ def _grams(
     else:
         order = np.argsort(index[:, 0], kind="stable")
         buckets, places = index[order, 0], index[order, 1]
-    if len(places) and (int(places.max()) >= len(rows) or int(buckets.max()) >= max(bucket, 1)):
+    if len(places) and not (0 <= places.min() <= places.max() < len(rows)):
         raise ValueError("an n-gram points past the matrix")
+    if len(buckets) and not (0 <= buckets[0] <= buckets[-1] < max(bucket, 1) and np.diff(buckets).all()):
+        raise ValueError("an n-gram outside the buckets, or twice")
     bits = np.zeros(-(-max(bucket, 1) // 32) * 32, bool)
     bits[buckets] = True
     there = np.packbits(bits, bitorder="little").view("<u4").astype(np.uint32)

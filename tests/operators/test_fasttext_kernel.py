@@ -1,6 +1,7 @@
 """The compiled prediction against fastText itself, on the embedded model; models that it leaves to fastText."""
 
 import json
+import struct
 import unicodedata
 import warnings
 from functools import cache
@@ -133,6 +134,26 @@ def patched(position: int, value: int) -> np.ndarray:
 def test_what_the_kernel_cannot_read_is_refused(data, error) -> None:
     with pytest.raises(error):
         read_classifier(data(), "__label__")
+
+
+def damaged(kind: str) -> bytes:
+    """A model of 8 words, 5 labels and 10 dimensions with one number changed."""
+    if kind.startswith("output"):
+        data = model_bytes("softmax")
+        shape = {"output rows": (4, 10), "output width": (10, 5)}[kind]
+        at = len(data) - 5 * 10 * 4 - 16
+        return data[:at] + struct.pack("<qq", *shape) + data[at + 16 :]
+    data = model_bytes("softmax", pruned=True)
+    at = data.index(b"__label__ja\0") + 12 + 9  # behind it the pairs of bucket and row
+    first, second = struct.unpack_from("<i4xi", data, at)
+    bucket, row = {"row": (first, -1), "bucket": (-1, 0), "twice": (second, 0)}[kind]
+    return data[:at] + struct.pack("<ii", bucket, row) + data[at + 8 :]
+
+
+@pytest.mark.parametrize("kind", ["output rows", "output width", "row", "bucket", "twice"])
+def test_numbers_that_point_outside_are_refused(kind) -> None:
+    with pytest.raises(ValueError, match=r"matrices of|an n-gram"):
+        read_classifier(np.frombuffer(damaged(kind), np.uint8), "__label__")
 
 
 @pytest.mark.parametrize("loss", LOSSES)

@@ -95,7 +95,8 @@ def test_a_run_that_gave_up_goes_on_with_fewer_workers(text_rows, tmp_path):
         run_on_ray(
             given(text_rows, tmp_path / "ray", max_failures=0), on_step=Kill(str(tmp_path / "killed"), 7)
         )
-    end = run_on_ray(given(text_rows, tmp_path / "ray", num_workers=1), on_step=Note(str(tmp_path / "steps")))
+    fewer = given(text_rows, tmp_path / "ray", num_workers=[1, 2], cpus_per_worker=1.5)  # room for one
+    end = run_on_ray(fewer, on_step=Note(str(tmp_path / "steps")))
     assert (tmp_path / "steps").read_text().split()[0] == "7"  # the checkpoint was of 6
     assert (end["step"], end["world"]) == (12, 1)
     assert losses(tmp_path / "ray") == pytest.approx(losses(tmp_path / "one"), rel=1e-5)

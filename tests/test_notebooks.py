@@ -149,3 +149,5 @@ def test_runs(name, examples, request):
     for wanted in SHOWN[name]:
         assert re.search(wanted, shown), f"no cell shows {wanted}"
     assert "Traceback" not in shown
+    noise = [x for cell in book.cells for x in cell.get("outputs", []) if x.get("name") == "stderr"]
+    assert not noise, "warnings and progress bars are nothing to read"

@@ -99,6 +99,9 @@ def tokenize(
     bos: Annotated[bool, typer.Option("--bos", help="begin documents with bos")] = False,
     eos_token: Annotated[str | None, typer.Option(help="where the tokenizer names none")] = None,
     num_cpus: Annotated[int | None, typer.Option(help="CPUs to use; else all")] = None,
+    shared_filesystem: Annotated[
+        bool, typer.Option("--shared-filesystem", help="local paths are mounted on every node")
+    ] = False,
 ) -> None:
     """Turn a run's corpus, or files, into rows of token ids to train on. The same command goes on after a stop."""
     from .tokenize import tokenize_command
@@ -107,7 +110,9 @@ def tokenize(
         "tokenizer": tokenizer, "seq_len": seq_len, "template": template, "packing": packing, "tail": tail,
         "long": long, "append_eos": append_eos, "bos": bos, "eos": eos_token,
     }  # fmt: skip
-    tokenize_command(inputs, settings, column or [], out, num_cpus, console=make_console())
+    tokenize_command(
+        inputs, settings, column or [], out, num_cpus, console=make_console(), shared_filesystem=shared_filesystem
+    )
 
 
 @app.command()

@@ -111,7 +111,13 @@ def tokenize(
         "long": long, "append_eos": append_eos, "bos": bos, "eos": eos_token,
     }  # fmt: skip
     tokenize_command(
-        inputs, settings, column or [], out, num_cpus, console=make_console(), shared_filesystem=shared_filesystem
+        inputs,
+        settings,
+        column or [],
+        out,
+        num_cpus,
+        console=make_console(),
+        shared_filesystem=shared_filesystem,
     )
 
 

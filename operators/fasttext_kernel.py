@@ -15,6 +15,7 @@ import numpy as np
 from .fasttext_file import HIERARCHICAL, SOFTMAX, Classifier, Tables, fnv
 from .fasttext_ngrams import Block, add_row, has_row, new_block, push_words, row_of
 from .fasttext_outputs import best_leaf, best_sigmoid, best_softmax
+from .fasttext_rows import AHEAD, add_rows
 from .kernel import inline, lean
 
 _KEPT = 1 << 14  # the sums of 16 floats fit into a megabyte of cache
@@ -24,7 +25,10 @@ _EOS = np.frombuffer(b"</s>", np.uint8)
 
 
 class Kept(NamedTuple):
-    """Sums by word: keys uint64 [kept] (0: free), sums float32 [kept, dim], sizes int32 [kept]."""
+    """Sums by word: keys uint64 [_KEPT] (0: free), sums float32 [_KEPT + _WORDS, dim], sizes int32 [_KEPT + _WORDS].
+
+    The last _WORDS rows are those of new words, until they are kept too.
+    """
 
     keys: np.ndarray
     sums: np.ndarray
@@ -32,8 +36,8 @@ class Kept(NamedTuple):
 
 
 class Work(NamedTuple):
-    """Words in line. document int64, place int64 (a slot of `Kept`, or ~row of `sums`) [_WORDS]; of those whose
-    sum is new: bytes start, end, sums float32 [_WORDS, dim], sizes int32, slot int64, key uint64.
+    """Words in line. document int64 [_WORDS], place int64 [_WORDS + AHEAD] (a row of the kept sums); of those whose sum
+    is new: bytes start, end, slot int64, key uint64, and the last rows of the kept sums and sizes.
     """
 
     document: np.ndarray
@@ -47,14 +51,14 @@ class Work(NamedTuple):
     block: Block
 
 
-def _new_work(dim: int, maxn: int) -> Work:
+def _new_work(kept: Kept, maxn: int) -> Work:
     return Work(
         np.zeros(_WORDS, np.int64),
+        np.zeros(_WORDS + AHEAD, np.int64),
         np.zeros(_WORDS, np.int64),
         np.zeros(_WORDS, np.int64),
-        np.zeros(_WORDS, np.int64),
-        np.zeros((_WORDS, dim), np.float32),
-        np.zeros(_WORDS, np.int32),
+        kept.sums[_KEPT:],
+        kept.sizes[_KEPT:],
         np.zeros(_WORDS, np.int64),
         np.zeros(_WORDS, np.uint64),
         new_block(maxn),
@@ -155,14 +159,15 @@ def _settle(
     _sum_new(data, new, t, work)
     place, owner, sums, sizes, slots = work.place, work.document, work.sums, work.sizes, work.slot
     kept_sums, kept_sizes, kept_keys, keys = kept.sums, kept.sizes, kept.keys, work.key
-    for i in range(words):
-        at, document = place[i], owner[i]
-        if at >= 0:
-            count[document] += kept_sizes[at]
-            add_row(hidden, document, kept_sums, at)
-        else:
-            count[document] += sizes[~at]
-            add_row(hidden, document, sums, ~at)
+    first: Any = np.int64(0)
+    while first < words:
+        stop, document, added = first, owner[first], np.int64(0)
+        while stop < words and owner[stop] == document:
+            added += kept_sizes[place[stop]]
+            stop += 1
+        count[document] += added
+        add_rows(hidden, document, kept_sums, place, first, stop)
+        first = stop
     for w in range(new):
         slot = slots[w]
         kept_keys[slot], kept_sizes[slot] = keys[w], sizes[w]
@@ -205,7 +210,7 @@ def _sum_words(
             key = np.uint64(key | np.uint64(1))
             slot = np.int64(np.uint64(key >> np.uint64(20)) & mask)
             known = kept_keys[slot] == key
-            owner[words], place[words] = document, slot if known else ~new
+            owner[words], place[words] = document, slot if known else _KEPT + new
             starts[new], ends[new], slots[new], keys[new] = a, p, slot, key
             new += np.int64(not known)
             words += 1
@@ -301,10 +306,11 @@ class _Memory(threading.local):
     def of(self, model: Classifier) -> tuple[Kept, Work]:
         if self.held is None or self.model is not model:
             dim = model.tables.grams.shape[1]
+            room = _KEPT + _WORDS
             kept = Kept(
-                np.zeros(_KEPT, np.uint64), np.zeros((_KEPT, dim), np.float32), np.zeros(_KEPT, np.int32)
+                np.zeros(_KEPT, np.uint64), np.zeros((room, dim), np.float32), np.zeros(room, np.int32)
             )
-            self.model, self.held = model, (kept, _new_work(dim, model.tables.maxn))
+            self.model, self.held = model, (kept, _new_work(kept, model.tables.maxn))
         return self.held
 
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .fasttext_file import Tables
+from .fasttext_rows import AHEAD, add_rows
 from .kernel import inline, lean
 
 BLOCK = 2048
@@ -21,7 +22,7 @@ BOW, EOW = np.uint32(0x3C), np.uint32(0x3E)
 class Block(NamedTuple):
     """Scratch. chars uint32 [BLOCK + maxn]: the UTF-8 bytes of a character, first byte lowest; word int32: its word
     (a row of `sums`); edge uint8: 1 for the < and > around a word; hashes uint32 [BLOCK]; buckets uint32
-    [maxn, BLOCK]; found, found_word [maxn * BLOCK + 1]; state int64 [2]: characters held, whether any is wide.
+    [maxn, BLOCK]; found, found_word [maxn * BLOCK + AHEAD]; state int64 [2]: characters held, whether any is wide.
     """
 
     chars: np.ndarray
@@ -42,8 +43,8 @@ def new_block(maxn: int) -> Block:
         np.zeros(size, np.uint8),
         np.zeros(BLOCK, np.uint32),
         np.zeros((longest, BLOCK), np.uint32),
-        np.zeros(longest * BLOCK + 1, np.uint32),
-        np.zeros(longest * BLOCK + 1, np.int32),
+        np.zeros(longest * BLOCK + AHEAD, np.uint32),
+        np.zeros(longest * BLOCK + AHEAD, np.int32),
         np.zeros(2, np.int64),
     )
 
@@ -145,10 +146,17 @@ def flush(block: Block, t: Tables, last: bool, sums: np.ndarray, sizes: np.ndarr
         return
     _hash_block(block, starts, wide, t)
     count = _pick(block, starts, t)
+    found, word = block.found, block.found_word
     for j in range(count):
-        w = block.found_word[j]
-        sizes[w] += 1
-        add_row(sums, w, t.grams, row_of(t.there, t.ranks, block.found[j]))
+        found[j] = row_of(t.there, t.ranks, found[j])
+    first: Any = np.int64(0)
+    while first < count:
+        stop, w = first, word[first]
+        while stop < count and word[stop] == w:
+            stop += 1
+        sizes[w] += np.int32(stop - first)
+        add_rows(sums, w, t.grams, found, first, stop)
+        first = stop
     left = held - starts
     for k in range(left):
         block.chars[k] = block.chars[starts + k]

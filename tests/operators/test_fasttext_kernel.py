@@ -17,6 +17,8 @@ from hypothesis import strategies as st
 from malmoi.operators import language
 from malmoi.operators.fasttext_file import UnsupportedError, fnv, read_classifier
 from malmoi.operators.fasttext_kernel import predict_batch
+from malmoi.operators.fasttext_rows import AHEAD, add_rows
+from malmoi.operators.kernel import lean
 from malmoi.operators.language import Model, load_model, model_path, predict
 from malmoi.operators.normalise import text_buffers
 
@@ -196,3 +198,22 @@ def test_a_kernel_that_disagrees_is_not_used(monkeypatch: pytest.MonkeyPatch) ->
         warnings.simplefilter("error")
         labels, _ = predict(model, pa.array(["한국어 문장입니다."], pa.large_string()))
     assert labels.to_pylist() == ["ko"]
+
+
+@pytest.mark.parametrize("dim", [1, 3, 15, 16, 17, 32, 100])
+@pytest.mark.parametrize("kind", [np.int64, np.uint32])
+def test_rows_are_added_one_after_the_other(dim, kind) -> None:
+    draw = np.random.default_rng(dim)
+    rows = draw.normal(size=(50, dim)).astype(np.float32)
+    index = np.concatenate([draw.integers(0, 50, 90), np.full(AHEAD, 2**31)]).astype(kind)
+
+    @lean
+    def added(to: np.ndarray, rows: np.ndarray, index: np.ndarray, first: int, last: int) -> None:
+        add_rows(to, 1, rows, index, first, last)
+
+    for first, last in [(0, 90), (7, 8), (40, 40), (89, 90)]:
+        to, want = np.ones((3, dim), np.float32), np.ones((3, dim), np.float32)
+        added(to, rows, index, first, last)
+        for k in range(first, last):
+            want[1] += rows[index[k]]
+        assert to.tobytes() == want.tobytes()

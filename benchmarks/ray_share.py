@@ -46,8 +46,8 @@ def plain(path: str, cpus: int) -> None:
         run.run_file(path, console=Console(quiet=True))
 
 
-def timed(kind: str, file: Path, output: Path, cpus: list[int]) -> tuple[float, float, str]:
-    """Seconds of the process, seconds to the first document, hashes of what was written."""
+def timed(kind: str, file: Path, output: Path, cpus: list[int]) -> tuple[float, float, str, str]:
+    """Seconds of the process and to the first document, hashes of what was written, seconds by stage."""
     shutil.rmtree(output, ignore_errors=True)
     began, started = time.time(), time.perf_counter()
     if kind == "ray":
@@ -60,7 +60,9 @@ def timed(kind: str, file: Path, output: Path, cpus: list[int]) -> tuple[float, 
         for record in (output / "stages/filter").glob("*.commit.json")
     )
     shards = json.loads((output / "manifest.json").read_text())["corpus"]
-    return seconds, first - began, json.dumps(shards, sort_keys=True)
+    stages = json.loads((output / "report.json").read_text())
+    said = ", ".join(f"{name} {value:.1f}" for name, value in stages.items())
+    return seconds, first - began, json.dumps(shards, sort_keys=True), said
 
 
 def main() -> int:
@@ -94,11 +96,11 @@ def main() -> int:
             bare = timed("plain", file, output, cpus)
             if ours[2] != bare[2]:
                 raise SystemExit("the two runs wrote other bytes")
-            for kind, (seconds, first, _) in (("Ray", ours), ("processes", bare)):
+            for kind, (seconds, first, _, stages) in (("Ray", ours), ("processes", bare)):
                 print(
                     f"{kind:10s} {megabytes:8.1f} MB {seconds:7.1f} s {megabytes / seconds:7.2f} MB/s", end=""
                 )
-                print(f"   first document after {first:.1f} s")
+                print(f"   first document after {first:.1f} s   ({stages})")
             print(f"ratio {ours[0] / bare[0]:.2f}   load before {load:.1f}", flush=True)
     return 0
 

@@ -116,8 +116,9 @@ def test_ray_job_submit(three, malmoi, noted, tmp_path):
     assert Path(tmp_path, "there/manifest.json").is_file()
 
 
-def test_the_same_bytes_as_on_one_node(three, malmoi, noted, store, tmp_path):
-    """From S3 to S3 with real text and all stages."""
+@pytest.mark.parametrize("how", ["run", pytest.param("submit", marks=pytest.mark.cluster)])
+def test_the_same_bytes_as_on_one_node(three, malmoi, noted, store, tmp_path, how):
+    """From S3 to S3 with real text and all stages, from a node of the cluster or as a job of it."""
     made = noted(0)
     steps = ["normalise", "language_id", "gopher_quality"]
     fs = to_store(
@@ -125,7 +126,10 @@ def test_the_same_bytes_as_on_one_node(three, malmoi, noted, store, tmp_path):
     )
     for name in ("docs-ko.jsonl", "docs-ko-old.jsonl.zst", "laws-de.parquet"):
         fs.put_file(str(SAMPLE / name), f"here/in/{name}")
-    out = finish(malmoi("run", made.recipe, RAY_ADDRESS=three.address))
+    if how == "run":
+        out = finish(malmoi("run", made.recipe, RAY_ADDRESS=three.address))
+    else:
+        out = finish(malmoi("submit", made.recipe, "--address", three.url, "--python", sys.executable))
     manifest = same_as_here(made.recipe, store, tmp_path / "here")
     assert manifest.manifest_hash[:16] in out
     assert len(manifest.corpus) > 2

@@ -70,7 +70,7 @@ class Session:
         """Run the jobs of a stage with progress; Ray starts with the first stage that has work."""
         if self.engine == "ray" and not self.started:
             where = os.environ.get("RAY_ADDRESS", "this machine")
-            cold = "" if _compiled() else "; the first run also compiles the kernels, some 20 seconds"
+            cold = "" if _compiled() else "; the first run also compiles the kernels, some 30 seconds"
             self.console.print(f"Ray on {escape(where)}{cold}", soft_wrap=True)
             begin = time.perf_counter()
             self.num_cpus = start_ray(self.plan.recipe.run)
@@ -110,8 +110,9 @@ class Session:
 
 
 def _compiled() -> bool:
-    """Whether numba has kept compiled kernels beside the operators."""
-    return any(Path(operators.__file__).parent.glob("__pycache__/*.nbi"))
+    """Whether numba has kept compiled kernels beside the operators; a plan compiles those of language models."""
+    kept = Path(operators.__file__).parent.glob("__pycache__/*.nbi")
+    return any(not file.name.startswith("fasttext") for file in kept)
 
 
 def plan_file(path: str, overrides: Iterable[str] = (), base: str | None = None) -> Plan:

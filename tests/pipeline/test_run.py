@@ -14,6 +14,7 @@ import pytest
 import zstandard
 from rich.console import Console
 
+from malmoi.pipeline import run
 from malmoi.pipeline.config import load_recipe, parse_recipe
 from malmoi.pipeline.plan import make_plan
 from malmoi.pipeline.run import run_plan
@@ -199,3 +200,20 @@ def test_a_group_without_a_byte_of_text_is_in_the_corpus(tmp_path):
     recipe = parse_recipe({"name": "r", "output": str(tmp_path / "run"), "sources": sources})
     manifest = run_plan(make_plan(recipe, str(tmp_path)), console=Console(quiet=True), engine="local")
     assert manifest.rows == 2
+
+
+@pytest.mark.parametrize(
+    ("kept", "compiled"),
+    [
+        ([], False),
+        (["fasttext_file.fnv-1.nbi", "fasttext_kernel._find-2.nbi"], False),
+        (["words.segment-3.nbi"], True),
+    ],
+)
+def test_a_plan_alone_has_not_compiled_the_kernels(tmp_path, monkeypatch, kept, compiled):
+    """Which it does for a language model, before the first run says how long it will compile."""
+    (tmp_path / "__pycache__").mkdir()
+    for name in kept:
+        (tmp_path / "__pycache__" / name).touch()
+    monkeypatch.setattr(run.operators, "__file__", str(tmp_path / "__init__.py"))
+    assert run._compiled() is compiled

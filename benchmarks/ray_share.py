@@ -22,7 +22,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
 
-from whole_path import WARM_UP, lines, machine, on_cpus, recipe, write_copies
+from whole_path import input_files, machine, on_cpus, recipe, write_copies, write_warm_up
 
 
 def plain(path: str, cpus: int) -> None:
@@ -82,9 +82,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory(dir=chosen.work) as name:
         folder = Path(name)
         output = folder / "run"
-        files = sorted(chosen.input.glob("*.zst")) if chosen.input.is_dir() else [chosen.input]
-        warm = [line for _, line in zip(range(WARM_UP), lines(files), strict=False)]
-        (folder / "warm.jsonl").write_text("".join(warm), "utf-8")
+        files = input_files(chosen.input)
+        write_warm_up(files, folder / "warm.jsonl")
         file = folder / "recipe.yaml"
         file.write_text(recipe("warm", folder / "warm.jsonl", output, len(cpus)), "utf-8")
         timed("ray", file, output, cpus)

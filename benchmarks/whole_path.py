@@ -173,13 +173,23 @@ def machine(cpus: list[int]) -> str:
     )
 
 
+def input_files(given: Path) -> list[Path]:
+    return sorted(given.glob("*.zst")) if given.is_dir() else [given]
+
+
+def write_warm_up(files: list[Path], path: Path) -> float:
+    """The first documents, for a run that compiles the kernels; how many MB of text it is."""
+    first = [line for _, line in zip(range(WARM_UP), lines(files), strict=False)]
+    path.write_text("".join(first), "utf-8")
+    return sum(map(text_bytes, first)) / 1e6
+
+
 def measure(chosen: argparse.Namespace, folder: Path) -> list[Timing]:
-    files = sorted(chosen.input.glob("*.zst")) if chosen.input.is_dir() else [chosen.input]
+    files = input_files(chosen.input)
     cpus = sorted(os.sched_getaffinity(0))[: chosen.cpus]
     print(machine(cpus), flush=True)
-    first = [line for _, line in zip(range(WARM_UP), lines(files), strict=False)]
-    (folder / "warm.jsonl").write_text("".join(first), "utf-8")
-    run_ours(folder, folder / "warm.jsonl", sum(map(text_bytes, first)) / 1e6, cpus, "warm-up")
+    warm = write_warm_up(files, folder / "warm.jsonl")
+    run_ours(folder, folder / "warm.jsonl", warm, cpus, "warm-up")
     megabytes = write_copies(files, folder / "input", chosen.repeat_to_mb)
     if chosen.peer:
         python = peer_python(chosen.peer_venv)

@@ -15,9 +15,9 @@ import numpy as np
 import pyarrow as pa
 import zstandard
 
-from .buckets import in_parallel, read_buckets, read_range, write_sorted
+from .buckets import read_buckets, read_range, write_sorted
 from .errors import MalmoiError
-from .storage import Folder
+from .storage import Folder, in_parallel
 from .written import FileRecord, hash_file
 
 RANGE = np.dtype([("start", "<u8"), ("stop", "<u8")])

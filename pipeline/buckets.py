@@ -9,18 +9,13 @@ them: this is how deduplication shuffles, on a disk or an object store, restarta
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from collections.abc import Sequence
 
 import numpy as np
 
 from .errors import MalmoiError
-from .storage import READERS, Folder, file_system
+from .storage import Folder, file_system, in_parallel
 from .written import FileRecord, hash_file
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 MAGIC = b"malmoib1"
 
@@ -86,14 +81,6 @@ def read_bucket(folder: Folder, name: str, partition: int, dtype: np.dtype) -> n
 def read_buckets(folder: Folder, names: Sequence[str], partition: int, dtype: np.dtype) -> list[np.ndarray]:
     """The rows of one partition in each of the files, in the files' order."""
     return in_parallel(folder, lambda name: read_bucket(folder, name, partition, dtype), names)
-
-
-def in_parallel(folder: Folder, read: Callable[[T], R], things: Sequence[T]) -> list[R]:
-    """What `read` gives for each, in their order; several at a time where the folder is remote."""
-    if folder.is_local or len(things) < 2:
-        return [read(thing) for thing in things]
-    with ThreadPoolExecutor(READERS) as pool:
-        return list(pool.map(read, things))
 
 
 def joined(pieces: Sequence[np.ndarray], dtype: np.dtype) -> np.ndarray:

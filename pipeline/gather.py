@@ -61,7 +61,6 @@ def _groups(table: pa.Table, order: np.ndarray) -> Iterator[np.ndarray]:
 def _rows_in_order(folder: Folder, plan: ShardPlan, shard: int) -> pa.Table:
     """The rows whose text begins in this shard's range of bytes, by (part, row, epoch)."""
     tables = [plan.schema.empty_table()]
-    plan = plan.of(shard)
     for part, start in zip(plan.parts, plan.starts, strict=True):
         copies = read_copies(folder, part)
         begins = start + np.cumsum(copies.text_bytes) - copies.text_bytes

@@ -11,7 +11,6 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +18,7 @@ import xxhash
 from pydantic import TypeAdapter, ValidationError
 
 from .errors import ChangedError, MalmoiError
-from .storage import READERS, Folder
+from .storage import Folder, in_parallel
 
 FILE = "manifest.json"
 FORMAT = 1
@@ -262,10 +261,8 @@ class Manifest:
 def wrong_files(folder: Folder, outputs: Iterable[Output], *, deep: bool) -> str:
     """A line for each file that is missing or has another size (`deep`: content), ten at most; "" if none."""
     listed = list(outputs)
-    with ThreadPoolExecutor(READERS if not folder.is_local else 1) as pool:
-        found = list(
-            zip(listed, pool.map(lambda output: _problem(folder, output, deep), listed), strict=True)
-        )
+    problems = in_parallel(folder, lambda output: _problem(folder, output, deep), listed)
+    found = zip(listed, problems, strict=True)
     wrong = [f"{folder.join(output.path)}: {problem}" for output, problem in found if problem]
     more = f"\n... {len(wrong) - 10} more files" if len(wrong) > 10 else ""
     return "\n".join(wrong[:10]) + more

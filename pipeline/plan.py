@@ -26,7 +26,7 @@ from .filtering import FilterPart, KeySpec, documents_schema
 from .identity import identity_of, libraries, plain
 from .recipe import Recipe, Source
 from .saved import Index, open_index
-from .sources import Part, split_parts
+from .sources import COMPRESSED_TIMES, Part, split_parts
 from .token_settings import check_settings, prompts_of
 
 FORMAT = 1
@@ -42,7 +42,6 @@ SHARD_FACTOR = 3
 DRIVER_BASE_BYTES = 520 * 1024**2
 KEY_BYTES_PER_DOCUMENT = 250
 ASSUMED_DOCUMENT_BYTES = 1500
-_COMPRESSION = 4
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ class SourcePlan:
     def text_bytes(self) -> int:
         """Estimated bytes uncompressed."""
         packed = sum(file.size for file in self.files if file.compression or file.format == "parquet")
-        return self.size + (_COMPRESSION - 1) * packed
+        return self.size + (COMPRESSED_TIMES - 1) * packed
 
 
 @dataclass(frozen=True)

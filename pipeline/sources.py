@@ -33,7 +33,9 @@ __all__ = ["Batch", "InputFile", "Part", "Piece", "find_files", "infer_extras", 
 _BLOCK_BYTES = 2 * 1024**2
 _WHOLE = -1
 _LEAST_BYTES = 256  # of a byte range; one part a byte would be of no use
-_COMPRESSED = 4  # text is about four times its size as .gz or .zst: parts of both kinds are alike in work
+COMPRESSED_TIMES = (
+    4  # text is about four times its size as .gz or .zst: parts of both kinds are alike in work
+)
 _CUT_PIECES, _MOST_PIECES = 32, 16  # of all the compressed files of a source together, and of one
 
 
@@ -97,7 +99,7 @@ def _units(source: Source, file: InputFile, part_bytes: int, most: int) -> list[
         if file.format == "parquet":
             groups = row_group_bytes(file.url, source.storage_options)
             return [(Piece(file, i, i + 1), size) for i, size in enumerate(groups)]
-        size = file.size * (_COMPRESSED if file.compression else 1)
+        size = file.size * (COMPRESSED_TIMES if file.compression else 1)
         if file.compression and most > 1:
             with open_input(file.url, source.storage_options) as handle:
                 size = text_bytes(handle, file.compression, file.size)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
@@ -20,7 +19,7 @@ from . import html
 from .errors import SourceError
 from .figures import Sheet, share
 from .manifest import FILE as MANIFEST
-from .storage import Folder
+from .storage import Folder, in_parallel
 from .watch import ALIVE, LOG, RUNNING
 
 State = Literal["finished", "running", "stale", "stopped", "not started"]
@@ -248,8 +247,7 @@ def _stage(
     commits = [x for x in events if x.get("event") == "part_commit" and x.get("stage") == name]
     told: dict[str, dict[str, Any]] = {str(x.get("part")): x for x in commits}
     rest = [job for job in done if job not in told]
-    with ThreadPoolExecutor(16) as pool:  # a remote store answers each in some 20 ms
-        read = list(pool.map(lambda job: _json(folder, f"stages/{name}/{job}{COMMIT}"), rest))
+    read = in_parallel(folder, lambda job: _json(folder, f"stages/{name}/{job}{COMMIT}"), rest)
     records = [told[job] for job in done if job in told] + read
     dropped: dict[str, int] = {}
     for record in records:

@@ -18,7 +18,11 @@ from .fasttext_outputs import best_leaf, best_sigmoid, best_softmax
 from .fasttext_rows import AHEAD, add_rows
 from .kernel import inline, lean
 
-_KEPT = 1 << 14  # the sums of 16 floats fit into a megabyte of cache
+_KEPT_BITS = 14
+_KEPT = 1 << _KEPT_BITS  # the sums of 16 floats fit into a megabyte of cache
+_SPREAD = np.uint64(
+    0x9E3779B97F4A7C15
+)  # FNV's last byte reaches its low and its high bits only: times this, all
 _WORDS = 1024
 _FNV = 2166136261
 _EOS = np.frombuffer(b"</s>", np.uint8)
@@ -188,7 +192,7 @@ def _sum_words(
     """hidden[i] += the vectors of all words of document i; count[i] = how many, -1 where it has no word."""
     kept_keys, owner, place, slots, keys = kept.keys, work.document, work.place, work.slot, work.key
     starts, ends = work.start, work.end
-    mask = np.uint64(len(kept_keys) - 1)
+    shift = np.uint64(64 - _KEPT_BITS)
     words: int = 0
     new: Any = 0
     for document in range(len(offsets) - 1):
@@ -208,7 +212,7 @@ def _sum_words(
             if _is_eos(data, a, p):  # ends fastText's line
                 break
             key = np.uint64(key | np.uint64(1))
-            slot = np.int64(np.uint64(key >> np.uint64(20)) & mask)
+            slot = np.int64(np.uint64(key * _SPREAD) >> shift)
             known = kept_keys[slot] == key
             owner[words], place[words] = document, slot if known else _KEPT + new
             starts[new], ends[new], slots[new], keys[new] = a, p, slot, key

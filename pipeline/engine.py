@@ -19,6 +19,7 @@ import socket
 import sys
 import time
 import traceback
+import uuid
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -36,6 +37,15 @@ from .written import is_there
 
 # Of files that an earlier call left: hashed in this process (1.5 GB/s from a disk) rather than by workers.
 CHECK_HERE_BYTES = 4 * 1024**3
+
+# A job whose worker dies so often stops the run.
+TRIES = 3
+# A worker is given up to so many jobs at once: Ray Data takes 0.15 to 0.2 s to give it something new.
+TURN = 8
+_DIED = (
+    f"the worker process failed {TRIES} times. Most often the machine ran out of memory: lower run.num_cpus or "
+    "run.batch_bytes. MALMOI_DEBUG=1 shows more"
+)
 
 Counts = dict[str, Any]
 Work = Callable[[Folder, Any], Counts]
@@ -75,11 +85,14 @@ def committed(folder: Folder, job: Job, *, deep: bool = True) -> Counts | None:
     return counts if whole else None
 
 
-def execute(folder: Folder, job: Job, *, worker: bool = False) -> Counts:
-    """Run one job and commit it. `worker`: this process may be ended where `job.limit_s` is exceeded."""
-    attempt = watch.begin(folder, job.stage, job.name, job.plan)
+def execute(folder: Folder, job: Job, *, worker: bool = False, call: str = "") -> Counts:
+    """Run one job and commit it. `worker`: this process may be ended where `job.limit_s` is exceeded; `call`: of
+    `run_jobs`, of whose workers the job may end TRIES."""
+    attempt = watch.begin(folder, job.stage, job.name, job.plan, call)
     started = time.perf_counter()
     try:
+        if attempt.deaths >= TRIES:
+            raise MalmoiError(_DIED)
         counts = _work(folder, job, attempt.after_death, worker)
         counts.setdefault("files", [])
         counts["plan"] = job.plan
@@ -105,33 +118,34 @@ def _work(folder: Folder, job: Job, after_death: bool, worker: bool) -> Counts:
     return dict(job.careful(folder, job.payload))
 
 
-def attend(folder: Folder, job: Job) -> Counts:
-    """The counts of a job that is done, with `earlier` set; else run it."""
-    counts = committed(folder, job)
-    return execute(folder, job, worker=True) if counts is None else {**counts, "earlier": True}
+def _execute_row(table: pa.Table) -> Iterator[pa.Table]:
+    """The Ray Data side: a row holds a pickled (folder, jobs, names of those to check, call), the results are JSON
+    answers, each told when its job ends. An error ends the row.
 
-
-def _execute_row(table: pa.Table) -> pa.Table:
-    """The Ray Data side: a row holds a pickled (folder, job, to check), the result a JSON answer."""
-    answers = []
-    for raw in table.column("job").to_pylist():  # one job a block: no loop over documents
-        folder, job, check = pickle.loads(raw)
+    Where a worker died, Ray runs the row again: its first jobs are done already, up to the first that is not.
+    """
+    [raw] = table.column("jobs").to_pylist()
+    folder, jobs, check, call = pickle.loads(raw)
+    again = True
+    for job in jobs:
+        answer: dict[str, Any] = {"name": job.name}
         try:
-            counts = attend(folder, job) if check else execute(folder, job, worker=True)
-            answer = {"name": job.name, "counts": counts}
+            earlier = committed(folder, job) if again or job.name in check else None
+            if earlier is None:
+                again = False
+                answer["counts"] = execute(folder, job, worker=True, call=call)
+            else:
+                answer["counts"] = {**earlier, "earlier": job.name in check}
         except MalmoiError as error:
-            answer = {"name": job.name, "error": [type(error).__name__, str(error)]}
+            answer["error"] = [type(error).__name__, str(error)]
         except MemoryError:
-            answer = {"name": job.name, "error": ["ResourceError", "out of memory; lower run.batch_bytes"]}
+            answer["error"] = ["ResourceError", "out of memory; lower run.batch_bytes"]
         except Exception as error:  # a bug of ours or of a user's operator: told plainly, never swallowed
-            trace = traceback.format_exc()
-            answer = {
-                "name": job.name,
-                "error": ["MalmoiError", f"{type(error).__name__}: {error}"],
-                "trace": trace,
-            }
-        answers.append(json.dumps(answer))
-    return pa.table({"answer": pa.array(answers, pa.large_string())})
+            answer["error"] = ["MalmoiError", f"{type(error).__name__}: {error}"]
+            answer["trace"] = traceback.format_exc()
+        yield pa.table({"answer": pa.array([json.dumps(answer)], pa.large_string())})
+        if "error" in answer:
+            return
 
 
 def _raise(stage: str, answer: dict[str, Any]) -> None:
@@ -145,7 +159,7 @@ def _raise(stage: str, answer: dict[str, Any]) -> None:
 def start_ray(run: Run) -> int:
     """Connect to RAY_ADDRESS, or start Ray in this process; the number of CPUs that a stage may use."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_task_oom_retries", "2")
+    os.environ.setdefault("RAY_task_oom_retries", str(TRIES * TURN - 1))
     import ray
 
     if not ray.is_initialized():
@@ -201,6 +215,31 @@ def wait_for_cpu(seconds: float = 60.0, run: Run | None = None) -> None:
         time.sleep(0.5)
 
 
+def _turns(jobs: list[Job], workers: int) -> Iterator[list[Job]]:
+    """The jobs as workers get them: several at once, and one by one towards the end, so that all end together."""
+    start = 0
+    while start < len(jobs):
+        size = min(-(-(len(jobs) - start) // (2 * workers)), TURN)
+        yield jobs[start : start + size]
+        start += size
+
+
+def _context() -> Any:
+    """Ray Data without its output, and answers told when they are there."""
+    from ray.data import DataContext
+
+    for logger in ("ray", "ray.data", "ray.data.dataset"):
+        logging.getLogger(logger).setLevel(logging.CRITICAL)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a copy sets what is deprecated, too
+        context = DataContext.get_current().copy()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.target_max_block_size = 1
+    context._max_num_blocks_in_streaming_gen_buffer = TURN
+    return context
+
+
 def _on_ray(
     folder: Folder, jobs: list[Job], num_cpus: int, run: Run, check: frozenset[str]
 ) -> Iterator[tuple[str, Counts]]:
@@ -210,26 +249,25 @@ def _on_ray(
     from ray.exceptions import RayError
 
     wait_for_cpu(run=run)
-    for logger in ("ray", "ray.data", "ray.data.dataset"):
-        logging.getLogger(logger).setLevel(logging.CRITICAL)
-    context = DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
+    call = uuid.uuid4().hex
+    workers = min(num_cpus, len(jobs))
+    turns = list(_turns(jobs, min(workers, 2 * cluster.usable(run))))
     rows = [  # cloudpickle: also what a notebook defines
-        {"job": ray.cloudpickle.dumps((folder, job, job.name in check))} for job in jobs
+        {"jobs": ray.cloudpickle.dumps((folder, some, check & {job.name for job in some}, call))}
+        for some in turns
     ]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # max_retries has no other spelling yet in Ray 2.60
-        answers = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
-            _execute_row,
-            batch_size=1,
-            batch_format="pyarrow",
-            num_cpus=1,
-            compute=TaskPoolStrategy(size=min(num_cpus, len(jobs))),
-            max_retries=2,
-            **cluster.placement(run),
-        )
     try:
+        with warnings.catch_warnings(), DataContext.current(_context()):
+            warnings.simplefilter("ignore")  # max_retries has no other spelling yet in Ray 2.60
+            answers = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+                _execute_row,
+                batch_size=1,
+                batch_format="pyarrow",
+                num_cpus=1,
+                compute=TaskPoolStrategy(size=workers),
+                max_retries=TRIES * TURN - 1,
+                **cluster.placement(run),
+            )
         for row in answers.iter_rows():
             answer = json.loads(row["answer"])
             if "error" in answer:
@@ -238,10 +276,7 @@ def _on_ray(
     except RayError as error:
         if os.environ.get("MALMOI_DEBUG"):
             raise
-        raise MalmoiError(
-            f"{jobs[0].stage}: a worker process failed ({type(error).__name__}); it was tried three times. Most "
-            "often the machine ran out of memory: lower run.num_cpus or run.batch_bytes. MALMOI_DEBUG=1 shows more"
-        ) from error
+        raise MalmoiError(f"{jobs[0].stage}: {_DIED} ({type(error).__name__})") from error
 
 
 def run_jobs(

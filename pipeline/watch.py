@@ -153,7 +153,8 @@ def logged(folder: Folder, plan: str, name: str) -> Iterator[RunLog]:
 class Attempt:
     """A job at work in this process: since when (Unix time), and the how manieth try it is.
 
-    `after_death`: the try before ended with its process, and not with an error.
+    `after_death`: the try before ended with its process, and not with an error; `deaths`: how many tries of the
+    same `call` ended so, one after the other.
     """
 
     folder: Folder
@@ -164,6 +165,8 @@ class Attempt:
     began: float
     number: int
     after_death: bool = False
+    call: str = ""
+    deaths: int = 0
 
     @property
     def where(self) -> list[Any]:
@@ -182,21 +185,23 @@ class Attempt:
                 self.folder.remove(self.marker)  # the disk is full: better no mark than one of a death
 
 
-def begin(folder: Folder, stage: str, name: str, plan: str) -> Attempt:
+def begin(folder: Folder, stage: str, name: str, plan: str, call: str = "") -> Attempt:
     """Mark a job as being worked on; a mark that is there already is of an attempt that came to nothing."""
-    marker, number, died = f"stages/{stage}/{name}{RUNNING}", 1, False
+    marker, number, died, deaths = f"stages/{stage}/{name}{RUNNING}", 1, False, 0
     with suppress(Exception):
         if folder.exists(marker):
             held = json.loads(folder.read_bytes(marker))
             if held["plan"] == plan:
                 number, died = int(held["attempt"]) + 1, not held.get("error", False)
-    attempt = Attempt(folder, marker, plan, stage, name, time.time(), number, died)
+                deaths = int(held["deaths"]) + 1 if died and held["call"] == call else 0
+    attempt = Attempt(folder, marker, plan, stage, name, time.time(), number, died, call, deaths)
     _mark(attempt, error=False)
     return attempt
 
 
 def _mark(attempt: Attempt, *, error: bool) -> bool:
     life = {"t": attempt.began, "host": socket.gethostname(), "pid": os.getpid(), "attempt": attempt.number}
+    life |= {"call": attempt.call, "deaths": attempt.deaths}
     data = json.dumps({**life, "plan": attempt.plan, "error": error}).encode()
     try:
         attempt.folder.write_bytes(attempt.marker, data)

@@ -1,6 +1,7 @@
 """Jobs are committed once, wherever they run; an error comes back as what it is."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,48 @@ def test_on_ray(tmp_path: Path, ray_here: int) -> None:
     assert [x["read"] for x in counts] == list(range(5))
     with pytest.raises(MalmoiError, match="t/job-13: 13 is unlucky: use 14"):
         run_jobs(folder, jobs(5, 13), engine="ray", num_cpus=ray_here, tick=lambda _: None)
+
+
+@pytest.mark.parametrize(("count", "workers"), [(1, 1), (1, 8), (7, 2), (44, 2), (500, 3)])
+def test_turns_hold_every_job_once_and_shrink(count: int, workers: int) -> None:
+    some = jobs(*range(100, 100 + count))
+    turns = list(engine._turns(some, workers))
+    assert [job for turn in turns for job in turn] == some
+    sizes = [len(turn) for turn in turns]
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[0] <= engine.TURN
+    assert sizes[-1] == 1
+
+
+def die_until(folder: Folder, tries: int) -> dict:
+    """A job that ends its process until it has been tried so many times."""
+    with (Path(folder.local_path("tries") or "")).open("a") as file:
+        file.write("x")
+    if len(folder.read_bytes("tries")) < tries:
+        os.kill(os.getpid(), 9)
+    return {"read": tries}
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("tries", [engine.TRIES, engine.TRIES + 1])
+def test_a_dead_worker_s_turn_goes_on(tmp_path: Path, ray_here: int, tries: int) -> None:
+    """What was done before stays done and is told once; a job that kills three workers stops the run."""
+    folder, ticks = Folder(str(tmp_path)), []
+    some = [*jobs(1, 2), Job("t", "dies", die_until, tries), *jobs(3, 4, 5, 6, 7)]
+
+    def run() -> list:
+        return run_jobs(folder, some, engine="ray", num_cpus=1, tick=ticks.append)
+
+    if tries > engine.TRIES:
+        with pytest.raises(MalmoiError, match="t/dies: the worker process failed 3 times"):
+            run()
+        assert (tmp_path / "tries").read_text() == "x" * engine.TRIES
+        return
+    assert [x["read"] for x in run()] == [1, 2, tries, 3, 4, 5, 6, 7]
+    assert not any(x.get("earlier") for x in ticks)
+    assert len(ticks) == 8
+    [attempt] = [x["where"][4] for x in ticks if x["where"][0] == "dies"]
+    assert attempt == tries
 
 
 @pytest.mark.ray

@@ -41,6 +41,7 @@ from .repeat_scan import (
     new_seen,
     repeated_ngrams,
 )
+from .repeat_words import new_scratch, repeated_words
 from .thresholds import ByLanguage, canonical, ratio, setting, with_signals
 
 PIECES = ("paragraph", "line")
@@ -132,15 +133,15 @@ def _signals(batch: TextBatch, native: bool) -> list[np.ndarray]:
 
 
 def _ngram_chars(batch: TextBatch, native: bool) -> np.ndarray:
+    result = np.zeros((LARGEST, batch.num_docs), np.int64)
     if native:
         words = batch.words
-        first, hashes, chars, sizes = words.first, words.hash, words.chars, words.chars
-    else:
-        first, tokens = english_words(batch)
-        hashes, chars, sizes = tokens.hash, tokens.chars, tokens.size
+        longest = int(np.diff(words.first).max(initial=0))
+        repeated_words(words.first, words.hash, words.chars, new_scratch(longest), result)
+        return result
+    first, tokens = english_words(batch)
     longest = int(np.diff(first).max(initial=0)) + LARGEST
     grams = NGrams(np.empty(longest, np.int32), np.empty(longest, np.int32))
-    seen = new_seen(longest)
-    result = np.zeros((LARGEST, batch.num_docs), np.int64)
-    repeated_ngrams(first, hashes, chars, sizes, native, new_prefixes(longest), grams, seen, result)
+    seen, prefixes = new_seen(longest), new_prefixes(longest)
+    repeated_ngrams(first, tokens.hash, tokens.chars, tokens.size, prefixes, grams, seen, result)
     return result

@@ -1,8 +1,9 @@
-"""Repeated lines, paragraphs and word n-grams of each document: the kernels behind the repetition rules.
+"""Repeated lines and paragraphs of each document, and repeated n-grams of datatrove's tokens (those of words are
+found in repeat_words.py): the kernels behind the repetition rules.
 
 Each document gets a fresh open-addressing table by raising a stamp, in arrays that are reused. N-grams are
 found level by level: only a place whose n-gram occurs twice can begin an (n+1)-gram that occurs twice, so
-after bigrams ordinary text has few places left. Legend: D documents, W words of a document.
+after bigrams ordinary text has few places left. Legend: D documents, W words (tokens) of a document.
 """
 
 from __future__ import annotations
@@ -144,7 +145,6 @@ def _fill(
     sizes: np.ndarray,
     begin: int,
     end: int,
-    native: bool,
 ) -> None:
     by_word = by_byte = np.uint64(0)
     for i in range(begin, end):
@@ -152,10 +152,9 @@ def _fill(
         by_word = np.uint64(np.uint64(by_word * BASE) + mix(hashes[i]))
         prefixes.by_word[w + 1] = by_word
         prefixes.chars[w + 1] = prefixes.chars[w] + chars[i]
-        if not native:
-            by_byte = np.uint64(np.uint64(by_byte * _power(sizes[i])) + hashes[i])
-            prefixes.by_byte[w + 1] = by_byte
-            prefixes.bytes[w + 1] = prefixes.bytes[w] + sizes[i]
+        by_byte = np.uint64(np.uint64(by_byte * _power(sizes[i])) + hashes[i])
+        prefixes.by_byte[w + 1] = by_byte
+        prefixes.bytes[w + 1] = prefixes.bytes[w] + sizes[i]
 
 
 @lean
@@ -177,27 +176,23 @@ def _count_level(
     concatenated: bool,
     seen: Seen,
     stamp: np.uint64,
-) -> tuple[int, int]:
-    """Count the n-grams at the places: how many places still hold one, and how many n-grams came before."""
+) -> int:
+    """Count the n-grams at the places: how many places still hold one."""
     power = _power(n)
     mask = mask_for(places)
-    kept = repeats = 0
+    kept = 0
     for k in range(places):
         i = grams.places[k]
         if i + n > words:
             break
         h = _hash_ngram(prefixes, i, n, power, concatenated)
-        slot = see(seen, stamp, mask, h, i)
-        grams.slots[k] = slot
-        repeats += int(times(seen, slot) > 1)
+        grams.slots[k] = see(seen, stamp, mask, h, i)
         kept += 1
-    return kept, repeats
+    return kept
 
 
 @lean
-def _top_chars(
-    prefixes: Prefixes, grams: NGrams, places: int, words: int, n: int, seen: Seen, native: bool
-) -> int:
+def _top_chars(prefixes: Prefixes, grams: NGrams, places: int, words: int, n: int, seen: Seen) -> int:
     """Chars of the most frequent n-gram times its count, the earliest of equals.
 
     datatrove joins words with a space and takes an n-gram that occurs once where none occurs twice.
@@ -208,14 +203,13 @@ def _top_chars(
         if times(seen, slot) > most:
             best, most = slot, times(seen, slot)
     if best < 0:
-        return 0 if native or words < n else int(prefixes.chars[n] + n - 1)
+        return 0 if words < n else int(prefixes.chars[n] + n - 1)
     i = seen.first[best]
-    length = prefixes.chars[i + n] - prefixes.chars[i]
-    return int(most * (length if native else length + n - 1))
+    return int(most * (prefixes.chars[i + n] - prefixes.chars[i] + n - 1))
 
 
 @lean
-def _duplicate_chars(prefixes: Prefixes, grams: NGrams, places: int, n: int, seen: Seen, native: bool) -> int:
+def _duplicate_chars(prefixes: Prefixes, grams: NGrams, places: int, n: int, seen: Seen) -> int:
     """Chars of words in an n-gram that came before in the document, each word once.
 
     datatrove goes on after a repeated n-gram behind it, so n-grams that begin inside one are not looked at.
@@ -223,14 +217,12 @@ def _duplicate_chars(prefixes: Prefixes, grams: NGrams, places: int, n: int, see
     total = covered = 0
     for k in range(places):
         slot, i = np.int64(grams.slots[k]), grams.places[k]
-        if times(seen, slot) < 2 or (not native and i < covered):
+        if times(seen, slot) < 2 or i < covered:
             continue
-        if native and seen.first[slot] == i:
-            continue
-        if not native and seen.first[slot] >= 0:
+        if seen.first[slot] >= 0:
             seen.first[slot] = -1  # the first one looked at
             continue
-        total += prefixes.chars[i + n] - prefixes.chars[max(i, covered)]
+        total += prefixes.chars[i + n] - prefixes.chars[i]
         covered = i + n
     return total
 
@@ -251,7 +243,6 @@ def repeated_ngrams(
     hashes: np.ndarray,
     chars: np.ndarray,
     sizes: np.ndarray,
-    native: bool,
     prefixes: Prefixes,
     grams: NGrams,
     seen: Seen,
@@ -264,25 +255,22 @@ def repeated_ngrams(
     for doc in range(first.size - 1):
         begin, end = first[doc], first[doc + 1]
         words = end - begin
-        _fill(prefixes, hashes, chars, sizes, begin, end, native)
+        _fill(prefixes, hashes, chars, sizes, begin, end)
         result[0, doc] = prefixes.chars[words]
         places = words
         for i in range(words):
             grams.places[i] = i
         for n in range(2, LARGEST + 1):
             number += 1
-            concatenated = n > 4 and not native
+            concatenated = n > 4
             if concatenated:  # words cut otherwise may be the same text, whatever their shorter n-grams are
                 places = words
                 for i in range(words):
                     grams.places[i] = i
-            places, repeats = _count_level(
-                prefixes, grams, places, words, n, concatenated, seen, stamp_of(number)
-            )
-            if repeats == 0 and native:
-                break  # no longer n-gram occurs twice either
+            stamp = stamp_of(number)
+            places = _count_level(prefixes, grams, places, words, n, concatenated, seen, stamp)
             if n <= 4:
-                result[n - 1, doc] = _top_chars(prefixes, grams, places, words, n, seen, native)
+                result[n - 1, doc] = _top_chars(prefixes, grams, places, words, n, seen)
             else:
-                result[n - 1, doc] = _duplicate_chars(prefixes, grams, places, n, seen, native)
+                result[n - 1, doc] = _duplicate_chars(prefixes, grams, places, n, seen)
             places = _keep_repeated(grams, places, seen)

@@ -38,6 +38,7 @@ from .unicode_tables import (
     ZWJ,
     properties,
 )
+from .word_runs import plain_words
 
 KINDS = LETTER | NUMBER | SYMBOL | WHITE
 CASED = 0x80
@@ -158,19 +159,6 @@ def _case_of(kind: int, point: int) -> int:
 
 
 @inline
-def _begins_run(data: np.ndarray, p: int, end: int, ascii_kind: np.ndarray) -> tuple[int, int]:
-    """The kind and the bytes of a letter or digit at `p` that `_run` takes; (0, 0) where there is none."""
-    if p >= end:
-        return 0, 0
-    kind = int(ascii_kind[data[p]])
-    if kind:
-        return kind, 1
-    if (data[p] == 0xEB or data[p] == 0xEC) and p + 3 <= end:
-        return LETTER, 3
-    return 0, 0
-
-
-@inline
 def _emit(
     i: int, kinds: int, any_of: int, begin: int, stop: int, points: int, spans: tuple[np.ndarray, ...]
 ) -> int:
@@ -211,6 +199,52 @@ def _continues(
 
 
 @lean
+def _by_rules(
+    data: np.ndarray,
+    p: int,
+    end: int,
+    tables: tuple[np.ndarray, ...],
+    any_of: int,
+    plain: bool,
+    i: int,
+    spans: tuple[np.ndarray, ...],
+) -> tuple[int, int]:
+    """Segments from `p` on; with `plain` only up to the next line feed or first space. As `plain_words`."""
+    index, blocks, _ = tables
+    begin, start, kinds, points = p, p, 0, 0
+    before, effective, raw, regional = -1, -1, -1, 0
+    while p < end:
+        if plain and p > begin and (data[p] == 0x0A or (data[p] == 0x20 and raw != SPACE)):
+            break
+        if (effective == ALETTER or effective == NUMERIC) and raw == effective:
+            q = p
+            p, effective, earlier, kinds, points = _run(data, p, end, effective, kinds, points, tables)
+            before, raw = earlier if p > q else before, effective
+            if p >= end:
+                break
+            if plain and (data[p] == 0x20 or data[p] == 0x0A):
+                break
+        point, after = decode_safely(data, p, end)
+        entry = int(blocks[index[point >> 8], point & 255])
+        c, kind = entry >> 8, entry & 0xFF
+        state = (before, effective, raw, regional)
+        join = raw >= 0 and _continues(state, c, kind, data, after, end, index, blocks)
+        if not join:
+            if raw >= 0:
+                i = _emit(i, kinds, any_of, start, p, points, spans)
+            start, kinds, points = p, 0, 0
+        kinds |= (kind & KINDS) | _case_of(kind, point)
+        points += 1
+        if not (_ignored(c) and raw >= 0 and not (raw == CR or raw == LF or raw == NEWLINE)):
+            before, effective = effective, c
+            regional = regional + 1 if c == REGIONAL else 0
+        raw, p = c, after
+    if raw >= 0:
+        i = _emit(i, kinds, any_of, start, p, points, spans)
+    return p, i
+
+
+@lean
 def segment(
     data: np.ndarray,
     offsets: np.ndarray,
@@ -223,51 +257,16 @@ def segment(
 
     tables: see `tables_of`; first: int64 [documents + 1]; spans: those of analysis.py.
     """
-    index, blocks, ascii_kind = tables
     i = 0
+    plain = any_of == LETTER | NUMBER
     for document in range(len(offsets) - 1):
         first[document] = i
         p, end = offsets[document], offsets[document + 1]
-        start, kinds, points = p, 0, 0
-        before, effective, raw, regional = -1, -1, -1, 0
         while p < end:
-            if (effective == ALETTER or effective == NUMERIC) and raw == effective:
-                # Most text is such runs with single spaces between them.
-                q = p
-                p, effective, earlier, kinds, points = _run(data, p, end, effective, kinds, points, tables)
-                before, raw = earlier if p > q else before, effective
-                if p >= end:
-                    break
-                if data[p] == 0x20:
-                    i = _emit(i, kinds, any_of, start, p, points, spans)
-                    start, kinds, points = p, WHITE, 1
-                    before, effective, raw, regional = effective, SPACE, SPACE, 0
-                    p += 1
-                    kind, width = _begins_run(data, p, end, ascii_kind)
-                    if width and not any_of & WHITE:
-                        start, kinds, points = p, kind, 1
-                        before, effective = SPACE, NUMERIC if kind == NUMBER else ALETTER
-                        raw, p = effective, p + width
-                        continue
-                    if p >= end:
-                        break
-            point, after = decode_safely(data, p, end)
-            entry = int(blocks[index[point >> 8], point & 255])
-            c, kind = entry >> 8, entry & 0xFF
-            state = (before, effective, raw, regional)
-            join = raw >= 0 and _continues(state, c, kind, data, after, end, index, blocks)
-            if not join:
-                if raw >= 0:
-                    i = _emit(i, kinds, any_of, start, p, points, spans)
-                start, kinds, points = p, 0, 0
-            kinds |= (kind & KINDS) | _case_of(kind, point)
-            points += 1
-            if not (_ignored(c) and raw >= 0 and not (raw == CR or raw == LF or raw == NEWLINE)):
-                before, effective = effective, c
-                regional = regional + 1 if c == REGIONAL else 0
-            raw, p = c, after
-        if raw >= 0:
-            i = _emit(i, kinds, any_of, start, p, points, spans)
+            if plain:
+                p, i = plain_words(data, p, end, i, spans)
+            if p < end:
+                p, i = _by_rules(data, p, end, tables, any_of, plain, i, spans)
     first[len(offsets) - 1] = i
     return i
 

@@ -1,0 +1,128 @@
+"""Sixty-four bytes at a time as bits: which of them lie in a range, as one 64-bit number.
+
+A branch for every byte of text is what bounds a scan; with the bits of 64 bytes in a register, the next byte of
+interest is a count of trailing zeros away. Written as LLVM instructions because numba has no vector type.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from .kernel import inline
+
+WIDTH = 64
+Test = tuple[int, int, int]
+"""(offset, low, high): the byte `offset` places further on (0 to 3) lies in [low, high]."""
+
+_BYTE, _INT64 = ir.IntType(8), ir.IntType(64)
+_VECTOR = ir.VectorType(_BYTE, WIDTH)
+_AHEAD = 3
+
+
+def _splat(value: int) -> Any:
+    return ir.Constant(_VECTOR, [value] * WIDTH)
+
+
+def _in_range(builder: Any, loaded: Any, low: int, high: int) -> Any:
+    if low == high:
+        return builder.icmp_unsigned("==", loaded, _splat(low))
+    if high == 255:
+        return builder.icmp_unsigned(">=", loaded, _splat(low))
+    return builder.icmp_unsigned("<=", builder.sub(loaded, _splat(low)), _splat(high - low))
+
+
+def _place(builder: Any, array: Any, p: Any) -> Any:
+    """Where to load from: `data[p:]`, or a copy of its last bytes where fewer than 64 and those ahead are left."""
+    size = WIDTH + _AHEAD
+    length = builder.extract_value(array.shape, 0)
+    left = builder.sub(length, p)
+    copy = cgutils.alloca_once(builder, ir.ArrayType(_BYTE, size))
+    first = builder.bitcast(copy, _BYTE.as_pointer())
+    here = builder.gep(array.data, [p])
+    place = cgutils.alloca_once_value(builder, here)
+    short = builder.icmp_signed("<", left, ir.Constant(_INT64, size))
+    with builder.if_then(short, likely=False):
+        builder.store(ir.Constant(ir.ArrayType(_BYTE, size), None), copy)
+        with cgutils.for_range(builder, left) as loop:
+            builder.store(builder.load(builder.gep(here, [loop.index])), builder.gep(first, [loop.index]))
+        builder.store(first, place)
+    return builder.load(place)
+
+
+def masks(*wanted: tuple[tuple[Test, ...], ...]) -> Callable[..., Any]:
+    """A function for kernels: `f(data, p)` gives one uint64 for each of `wanted`, as a tuple.
+
+    Bit i of it is set where `data[p + i]` (uint8) passes all tests of one of the alternatives; bytes behind the end
+    of `data` count as 0.
+    """
+
+    @intrinsic
+    def of(typing: Any, data: Any, p: Any) -> Any:
+        def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            array = context.make_array(signature.args[0])(context, builder, values[0])
+            place = _place(builder, array, values[1])
+            loads: dict[int, Any] = {}
+
+            def passes(test: Test) -> Any:
+                offset, low, high = test
+                if offset not in loads:
+                    at = builder.gep(place, [ir.Constant(_INT64, offset)])
+                    loads[offset] = builder.load(builder.bitcast(at, _VECTOR.as_pointer()), align=1)
+                return _in_range(builder, loads[offset], low, high)
+
+            found = []
+            for alternatives in wanted:
+                bits = None
+                for tests in alternatives:
+                    both = None
+                    for test in tests:
+                        one = passes(test)
+                        both = one if both is None else builder.and_(both, one)
+                    bits = both if bits is None else builder.or_(bits, both)
+                found.append(builder.bitcast(bits, _INT64))
+            return context.make_tuple(builder, signature.return_type, found)
+
+        return types.UniTuple(types.uint64, len(wanted))(data, types.int64), emit
+
+    return of  # type: ignore[no-any-return]
+
+
+def _count(name: str, *more: Any) -> Callable[..., Any]:
+    @intrinsic
+    def of(typing: Any, x: Any) -> Any:
+        def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            kind = ir.FunctionType(_INT64, [_INT64, *(constant.type for constant in more)])
+            function = cgutils.get_or_insert_function(builder.module, kind, name)
+            return builder.call(function, [values[0], *more])
+
+        return types.int64(types.uint64), emit
+
+    return of  # type: ignore[no-any-return]
+
+
+lowest = _count("llvm.cttz.i64", ir.Constant(ir.IntType(1), 0))
+"""In a kernel: the number of the lowest bit that is set; 64 where none is."""
+_leading = _count("llvm.ctlz.i64", ir.Constant(ir.IntType(1), 0))
+bits_in = _count("llvm.ctpop.i64")
+"""In a kernel: how many bits are set."""
+
+
+@inline
+def highest(x: np.uint64) -> int:
+    """The number of the highest bit that is set; -1 where none is."""
+    return int(63 - _leading(x))
+
+
+@inline
+def below(n: int) -> np.uint64:
+    """The lowest `n` bits, 0 to 64; more is 64."""
+    return (
+        np.uint64(0xFFFFFFFFFFFFFFFF) if n >= 64 else np.uint64((np.uint64(1) << np.uint64(n)) - np.uint64(1))
+    )

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .fasttext_words import word_key
 from .kernel import lean
 
 MAGIC, VERSION = 793712314, 12
@@ -44,10 +45,10 @@ class Tables(NamedTuple):
 
     rows float32 [words, dim]; grams float32 [n-grams, dim], by hash bucket; outputs float32 [labels, dim]
     (hierarchical: inner nodes); there uint32 [bucket / 32], a bit for each bucket that has a row; ranks uint32
-    [bucket / 32], rows before these buckets; slots int32 [2^k], word numbers by hash, -1 free; text uint8 and
-    bounds int64 [entries + 1], the dictionary's words, then its labels; is_label uint8 [entries]; left, right
-    int32 [2 * labels - 1], the tree of a hierarchical model (-1: a leaf); prefix uint8, what labels begin with;
-    eos: the number of the word "</s>" or -1.
+    [bucket / 32], rows before these buckets; keys uint64 [2^k], the words by their keys, 0 free, and numbers int32
+    [2^k], the dictionary's words, then its labels; is_label uint8 [entries]; left, right int32 [2 * labels - 1], the
+    tree of a hierarchical model (-1: a leaf); prefix uint8, what labels begin with; eos: the number of the word
+    "</s>" or -1; eos_key: its key.
     """
 
     rows: np.ndarray
@@ -55,9 +56,8 @@ class Tables(NamedTuple):
     outputs: np.ndarray
     there: np.ndarray
     ranks: np.ndarray
-    slots: np.ndarray
-    text: np.ndarray
-    bounds: np.ndarray
+    keys: np.ndarray
+    numbers: np.ndarray
     is_label: np.ndarray
     left: np.ndarray
     right: np.ndarray
@@ -68,6 +68,7 @@ class Tables(NamedTuple):
     word_ngrams: int
     loss: int
     eos: int
+    eos_key: np.uint64
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,13 +126,18 @@ def _scan_entries(data: np.ndarray, at: int, start: np.ndarray, end: np.ndarray)
 
 
 @lean
-def _fill_slots(text: np.ndarray, bounds: np.ndarray, slots: np.ndarray) -> None:
-    mask = np.uint32(len(slots) - 1)
-    for word in range(len(bounds) - 1):
-        slot = fnv(text, bounds[word], bounds[word + 1]) & mask
-        while slots[slot] >= 0:
-            slot = (slot + np.uint32(1)) & mask
-        slots[slot] = word
+def _fill_slots(
+    data: np.ndarray, start: np.ndarray, end: np.ndarray, keys: np.ndarray, numbers: np.ndarray
+) -> None:
+    mask = np.uint64(len(keys) - 1)
+    for word in range(len(start)):
+        if start[word] == end[word]:
+            continue
+        key = word_key(data, start[word], end[word])
+        slot = key & mask
+        while keys[slot] != np.uint64(0):
+            slot = (slot + np.uint64(1)) & mask
+        keys[slot], numbers[slot] = key, word
 
 
 def _quantised(cursor: _Cursor) -> np.ndarray:
@@ -224,7 +230,7 @@ def read_classifier(data: np.ndarray, prefix: str) -> Classifier:
     hashed = args["maxn"] > 0 or args["word_ngrams"] > 1
     bucket = args["bucket"] if hashed else 0
     there, ranks, grams = _grams(bucket, pruned, index, rows[words:])
-    text, bounds, is_label, slots = _dictionary(data, start, end, words)
+    keys, numbers = _dictionary(data, start, end)
     eos = [i for i in range(words) if bytes(data[start[i] : end[i]]) == EOS]
     tables = Tables(
         rows=np.ascontiguousarray(rows[:words]),
@@ -232,10 +238,9 @@ def read_classifier(data: np.ndarray, prefix: str) -> Classifier:
         outputs=np.ascontiguousarray(outputs),
         there=there,
         ranks=ranks,
-        slots=slots,
-        text=text,
-        bounds=bounds,
-        is_label=is_label,
+        keys=keys,
+        numbers=numbers,
+        is_label=(np.arange(size) >= words).astype(np.uint8),
         left=left,
         right=right,
         prefix=np.frombuffer(prefix.encode(), np.uint8).copy(),
@@ -245,6 +250,7 @@ def read_classifier(data: np.ndarray, prefix: str) -> Classifier:
         word_ngrams=args["word_ngrams"],
         loss=args["loss"],
         eos=eos[0] if eos else -1,
+        eos_key=_dictionary(np.frombuffer(EOS, np.uint8), np.array([0]), np.array([len(EOS)]))[0].max(),
     )
     return Classifier(tables, tuple(name.removeprefix(prefix) for name in names))
 
@@ -281,16 +287,9 @@ def _aligned(rows: np.ndarray) -> np.ndarray:
     return out
 
 
-def _dictionary(
-    data: np.ndarray, start: np.ndarray, end: np.ndarray, words: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    bounds = np.concatenate([[0], np.cumsum(end - start)]).astype(np.int64)
-    inside = np.zeros(len(data) + 1, np.int8)
-    np.add.at(inside, start, 1)
-    np.add.at(inside, end, -1)
-    text = data[np.cumsum(inside[:-1], dtype=np.int8) > 0]
-    is_label = np.zeros(len(start), np.uint8)
-    is_label[words:] = 1
-    slots = np.full(1 << max(int(len(start) * 2 - 1).bit_length(), 4), -1, np.int32)
-    _fill_slots(text, bounds, slots)
-    return text, bounds, is_label, slots
+def _dictionary(data: np.ndarray, start: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """`keys` and `numbers` of the tables."""
+    size = 1 << max(int(len(start) * 2 - 1).bit_length(), 4)
+    keys, numbers = np.zeros(size, np.uint64), np.zeros(size, np.int32)
+    _fill_slots(data, start, end, keys, numbers)
+    return keys, numbers

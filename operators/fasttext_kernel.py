@@ -16,100 +16,72 @@ from .fasttext_file import HIERARCHICAL, SOFTMAX, Classifier, Tables, fnv
 from .fasttext_ngrams import Block, add_row, has_row, new_block, push_words, row_of
 from .fasttext_outputs import best_leaf, best_sigmoid, best_softmax
 from .fasttext_rows import AHEAD, add_rows
-from .kernel import inline, lean
+from .fasttext_words import find_words, word_key
+from .kernel import lean
 
 _KEPT_BITS = 14
 _KEPT = 1 << _KEPT_BITS  # the sums of 16 floats fit into a megabyte of cache
-_SPREAD = np.uint64(
-    0x9E3779B97F4A7C15
-)  # FNV's last byte reaches its low and its high bits only: times this, all
 _WORDS = 1024
-_FNV = 2166136261
+_ROOM = _WORDS + 32  # 64 bytes hold 32 words
+_NOTHING = _KEPT + _ROOM  # a row of zeros
 _EOS = np.frombuffer(b"</s>", np.uint8)
 
 
 class Kept(NamedTuple):
-    """Sums by word: keys uint64 [_KEPT] (0: free), sums float32 [_KEPT + _WORDS, dim], sizes int32 [_KEPT + _WORDS].
-
-    The last _WORDS rows are those of new words, until they are kept too.
+    """Sums by word. keys uint64 [_KEPT] (0: free) and row int64 [_KEPT]: whose sum is where; free int64 [_ROOM]: the
+    other rows, for new words; sums float32 [_NOTHING + 1, dim], sizes int32 [_NOTHING + 1].
     """
 
     keys: np.ndarray
+    row: np.ndarray
+    free: np.ndarray
     sums: np.ndarray
     sizes: np.ndarray
 
 
-class Work(NamedTuple):
-    """Words in line. document int64 [_WORDS], place int64 [_WORDS + AHEAD] (a row of the kept sums); of those whose sum
-    is new: bytes start, end, slot int64, key uint64, and the last rows of the kept sums and sizes.
+class Line(NamedTuple):
+    """Words in line. edges int64 [2 * _ROOM]: start and end of each; document int64 [_ROOM]; place int64
+    [_ROOM + AHEAD], a row of the kept sums; of those whose sum is new: bytes start, end, row int64; scratch.
     """
 
+    edges: np.ndarray
     document: np.ndarray
     place: np.ndarray
     start: np.ndarray
     end: np.ndarray
-    sums: np.ndarray
-    sizes: np.ndarray
-    slot: np.ndarray
-    key: np.ndarray
+    row: np.ndarray
     block: Block
 
 
-def _new_work(kept: Kept, maxn: int) -> Work:
-    return Work(
-        np.zeros(_WORDS, np.int64),
-        np.zeros(_WORDS + AHEAD, np.int64),
-        np.zeros(_WORDS, np.int64),
-        np.zeros(_WORDS, np.int64),
-        kept.sums[_KEPT:],
-        kept.sizes[_KEPT:],
-        np.zeros(_WORDS, np.int64),
-        np.zeros(_WORDS, np.uint64),
-        new_block(maxn),
+def _new_kept(dim: int) -> Kept:
+    free = np.arange(_KEPT, _NOTHING)
+    rows = _NOTHING + 1
+    return Kept(
+        np.zeros(_KEPT, np.uint64),
+        np.arange(_KEPT),
+        free,
+        np.zeros((rows, dim), np.float32),
+        np.zeros(rows, np.int32),
     )
 
 
-@inline
-def _is_blank(b: int) -> bool:
-    return b <= 0x20 and (b == 0x20 or (0x09 <= b <= 0x0D) or b == 0)
-
-
-@inline
-def _step(h: np.uint32, byte: int) -> np.uint32:
-    b = np.uint32(byte)
-    if b > 127:
-        b |= np.uint32(0xFFFFFF00)
-    return np.uint32(np.uint32(h ^ b) * np.uint32(16777619))
+def _new_line(maxn: int) -> Line:
+    edges, document, place, start, end, row = (
+        np.zeros(n, np.int64) for n in (2 * _ROOM, _ROOM, _ROOM + AHEAD, _ROOM, _ROOM, _ROOM)
+    )
+    return Line(edges, document, place, start, end, row, new_block(maxn))
 
 
 @lean
-def _find(
-    data: np.ndarray, a: int, b: int, h: np.uint32, slots: np.ndarray, text: np.ndarray, bounds: np.ndarray
-) -> int:
-    """The number of the word data[a:b] in the dictionary, -1 if it is not there."""
-    mask = np.uint32(len(slots) - 1)
-    slot = h & mask
-    while slots[slot] >= 0:
-        word = slots[slot]
-        if bounds[word + 1] - bounds[word] == b - a:
-            same, q = True, bounds[word]
-            for p in range(a, b):
-                if data[p] != text[q]:
-                    same = False
-                    break
-                q += 1
-            if same:
-                return int(word)
-        slot = (slot + np.uint32(1)) & mask
+def _find(key: np.uint64, keys: np.ndarray, numbers: np.ndarray) -> int:
+    """The number of the word of this key in the dictionary, -1 if it is not there."""
+    mask = np.uint64(len(keys) - 1)
+    slot = key & mask
+    while keys[slot] != np.uint64(0):
+        if keys[slot] == key:
+            return int(numbers[slot])
+        slot = (slot + np.uint64(1)) & mask
     return -1
-
-
-@inline
-def _is_eos(data: np.ndarray, a: int, b: int) -> bool:
-    """Whether the word is "</s>"."""
-    return (
-        b - a == 4 and data[a] == 0x3C and data[a + 1] == 0x2F and data[a + 2] == 0x73 and data[a + 3] == 0x3E
-    )
 
 
 @lean
@@ -128,55 +100,82 @@ def _is_label(
 
 
 @lean
-def _sum_new(data: np.ndarray, new: int, t: Tables, work: Work) -> None:
+def _sum_new(data: np.ndarray, new: int, t: Tables, kept: Kept, line: Line) -> None:
     """The sums of the words that have none yet."""
-    start, end, sums, sizes = work.start, work.end, work.sums, work.sizes
-    slots, text, bounds, prefix, is_label, rows = t.slots, t.text, t.bounds, t.prefix, t.is_label, t.rows
+    start, end, row, sums, sizes = line.start, line.end, line.row, kept.sums, kept.sizes
+    keys, numbers, prefix, is_label, rows = t.keys, t.numbers, t.prefix, t.is_label, t.rows
     for w in range(new):
-        a, b = start[w], end[w]
-        h = fnv(data, a, b)
-        number = _find(data, a, b, h, slots, text, bounds)
-        sizes[w] = 0
+        a, b, to = start[w], end[w], row[w]
+        number = _find(word_key(data, a, b), keys, numbers)
+        sizes[to] = 0
         for d in range(sums.shape[1]):
-            sums[w, d] = np.float32(0.0)
+            sums[to, d] = np.float32(0.0)
         if _is_label(data, a, b, number, is_label, prefix):
             end[w] = a
         elif number >= 0:
-            sizes[w] = 1
-            add_row(sums, w, rows, number)
+            sizes[to] = 1
+            add_row(sums, to, rows, number)
     if t.maxn > 0:
-        push_words(data, start, end, new, work.block, t, sums, sizes)
+        push_words(data, start, end, row, new, line.block, t, sums, sizes)
+
+
+@lean
+def _look_up(
+    data: np.ndarray, words: int, eos: np.uint64, ended: int, kept: Kept, line: Line
+) -> tuple[int, int]:
+    """The place of each word in line; how many have no sum yet, and the document that "</s>" ended last."""
+    edges, document, place, start, end, rows = (
+        line.edges,
+        line.document,
+        line.place,
+        line.start,
+        line.end,
+        line.row,
+    )
+    keys, kept_row, free = kept.keys, kept.row, kept.free
+    new: Any = np.int64(0)
+    for w in range(words):
+        a, b = edges[2 * w], edges[2 * w + 1]
+        key = word_key(data, a, b)
+        if key == eos or document[w] == ended:
+            ended = document[w]
+            place[w] = _NOTHING
+            continue
+        slot = np.int64(key >> np.uint64(64 - _KEPT_BITS))
+        known = keys[slot] == key
+        mine, other = kept_row[slot], free[new]
+        row = mine if known else other
+        keys[slot], kept_row[slot], free[new] = key, row, other if known else mine
+        start[new], end[new], rows[new], place[w] = a, b, row, row
+        new += np.int64(not known)
+    return new, ended
 
 
 @lean
 def _settle(
     data: np.ndarray,
     words: int,
-    new: int,
+    ended: int,
     t: Tables,
     kept: Kept,
-    work: Work,
+    line: Line,
     hidden: np.ndarray,
     count: np.ndarray,
-) -> None:
-    """Add the sums of the words in line to their documents, in their order, and keep the new sums."""
-    _sum_new(data, new, t, work)
-    place, owner, sums, sizes, slots = work.place, work.document, work.sums, work.sizes, work.slot
-    kept_sums, kept_sizes, kept_keys, keys = kept.sums, kept.sizes, kept.keys, work.key
+) -> int:
+    """Add the sums of the words in line to their documents, in their order."""
+    new, ended = _look_up(data, words, t.eos_key, ended, kept, line)
+    _sum_new(data, new, t, kept, line)
+    place, owner, sums, sizes = line.place, line.document, kept.sums, kept.sizes
     first: Any = np.int64(0)
     while first < words:
         stop, document, added = first, owner[first], np.int64(0)
         while stop < words and owner[stop] == document:
-            added += kept_sizes[place[stop]]
+            added += sizes[place[stop]]
             stop += 1
-        count[document] += added
-        add_rows(hidden, document, kept_sums, place, first, stop)
+        count[document] = max(count[document], 0) + added
+        add_rows(hidden, document, sums, place, first, stop)
         first = stop
-    for w in range(new):
-        slot = slots[w]
-        kept_keys[slot], kept_sizes[slot] = keys[w], sizes[w]
-        for d in range(sums.shape[1]):
-            kept_sums[slot, d] = sums[w, d]
+    return ended
 
 
 @lean
@@ -185,66 +184,64 @@ def _sum_words(
     offsets: np.ndarray,
     t: Tables,
     kept: Kept,
-    work: Work,
+    line: Line,
     hidden: np.ndarray,
     count: np.ndarray,
 ) -> None:
     """hidden[i] += the vectors of all words of document i; count[i] = how many, -1 where it has no word."""
-    kept_keys, owner, place, slots, keys = kept.keys, work.document, work.place, work.slot, work.key
-    starts, ends = work.start, work.end
-    shift = np.uint64(64 - _KEPT_BITS)
-    words: int = 0
-    new: Any = 0
+    edges, owner = line.edges, line.document
+    n: Any = np.int64(0)
+    owned: Any = np.int64(0)
+    ended: Any = np.int64(-1)
     for document in range(len(offsets) - 1):
         p, end = offsets[document], offsets[document + 1]
         count[document] = -1
-        while True:
-            while p < end and _is_blank(data[p]):
-                p += 1
-            if p >= end:
-                break
-            a, key = p, np.uint64(0xCBF29CE484222325)
-            while p < end and not _is_blank(data[p]):
-                key = np.uint64(np.uint64(key ^ np.uint64(data[p])) * np.uint64(0x100000001B3))
-                p += 1
-            if count[document] < 0:
-                count[document] = 0
-            if _is_eos(data, a, p):  # ends fastText's line
-                break
-            key = np.uint64(key | np.uint64(1))
-            slot = np.int64(np.uint64(key * _SPREAD) >> shift)
-            known = kept_keys[slot] == key
-            owner[words], place[words] = document, slot if known else _KEPT + new
-            starts[new], ends[new], slots[new], keys[new] = a, p, slot, key
-            new += np.int64(not known)
-            words += 1
-            if words == _WORDS:
-                _settle(data, words, new, t, kept, work, hidden, count)
-                words, new = 0, 0
-    _settle(data, words, new, t, kept, work, hidden, count)
+        blank = np.uint64(1)
+        while p <= end:
+            n, blank = find_words(data, p, end, blank, edges, n)
+            p += 64
+            if n >= 2 * _WORDS:
+                words = n >> 1
+                for w in range(owned, words):
+                    owner[w] = document
+                ended = _settle(data, words, ended, t, kept, line, hidden, count)
+                edges[0] = edges[n - 1]
+                n, owned = n & 1, np.int64(0)
+        for w in range(owned, n >> 1):
+            owner[w] = document
+        owned = n >> 1
+    _settle(data, n >> 1, ended, t, kept, line, hidden, count)
 
 
 @lean
 def _add_word_ngrams(
-    data: np.ndarray, p: int, end: int, t: Tables, hashes: np.ndarray, hidden: np.ndarray, document: int
+    data: np.ndarray,
+    p: int,
+    end: int,
+    t: Tables,
+    edges: np.ndarray,
+    hashes: np.ndarray,
+    hidden: np.ndarray,
+    document: int,
 ) -> int:
     """Add the vectors of the word n-grams of data[p:end] to hidden[document]; how many there are."""
     words = 0
-    while True:
-        while p < end and _is_blank(data[p]):
-            p += 1
-        if p >= end:
-            break
-        a, h = p, np.uint32(_FNV)
-        while p < end and not _is_blank(data[p]):
-            h = _step(h, data[p])
-            p += 1
-        if _is_eos(data, a, p):
-            break
-        number = _find(data, a, p, h, t.slots, t.text, t.bounds)
-        if not _is_label(data, a, p, number, t.is_label, t.prefix):
-            hashes[words] = h
-            words += 1
+    n: Any = np.int64(0)
+    blank, going = np.uint64(1), True
+    while p <= end and going:
+        n, blank = find_words(data, p, end, blank, edges, n)
+        p += 64
+        for w in range(n >> 1):
+            a, b = edges[2 * w], edges[2 * w + 1]
+            key = word_key(data, a, b)
+            if key == t.eos_key:
+                going = False
+                break
+            number = _find(key, t.keys, t.numbers)
+            if not _is_label(data, a, b, number, t.is_label, t.prefix):
+                hashes[words] = fnv(data, a, b)
+                words += 1
+        edges[0], n = edges[n - 1], n & 1
     hashes[words] = fnv(_EOS, 0, len(_EOS))
     words += 1
     added = 0
@@ -264,6 +261,7 @@ def _predict(
     data: np.ndarray,
     offsets: np.ndarray,
     t: Tables,
+    edges: np.ndarray,
     hashes: np.ndarray,
     hidden: np.ndarray,
     count: np.ndarray,
@@ -283,7 +281,7 @@ def _predict(
             add_row(hidden, document, t.rows, t.eos)
         if t.word_ngrams > 1:
             total += _add_word_ngrams(
-                data, offsets[document], offsets[document + 1], t, hashes, hidden, document
+                data, offsets[document], offsets[document + 1], t, edges, hashes, hidden, document
             )
         if total == 0:
             continue
@@ -305,16 +303,12 @@ class _Memory(threading.local):
 
     def __init__(self) -> None:
         self.model: Classifier | None = None
-        self.held: tuple[Kept, Work] | None = None
+        self.held: tuple[Kept, Line] | None = None
 
-    def of(self, model: Classifier) -> tuple[Kept, Work]:
+    def of(self, model: Classifier) -> tuple[Kept, Line]:
         if self.held is None or self.model is not model:
-            dim = model.tables.grams.shape[1]
-            room = _KEPT + _WORDS
-            kept = Kept(
-                np.zeros(_KEPT, np.uint64), np.zeros((room, dim), np.float32), np.zeros(room, np.int32)
-            )
-            self.model, self.held = model, (kept, _new_work(kept, model.tables.maxn))
+            tables = model.tables
+            self.model, self.held = model, (_new_kept(tables.grams.shape[1]), _new_line(tables.maxn))
         return self.held
 
 
@@ -329,11 +323,11 @@ def predict_batch(model: Classifier, data: np.ndarray, offsets: np.ndarray) -> t
     documents, tables = len(offsets) - 1, model.tables
     labels, scores = np.empty(documents, np.int32), np.empty(documents, np.float64)
     hidden, count = np.zeros((documents, tables.grams.shape[1]), np.float32), np.zeros(documents, np.int64)
-    kept, work = _memory.of(model)
-    _sum_words(data, offsets, tables, kept, work, hidden, count)
+    kept, line = _memory.of(model)
+    _sum_words(data, offsets, tables, kept, line, hidden, count)
     longest = int(np.diff(offsets).max(initial=0)) if tables.word_ngrams > 1 else 0
     hashes = np.empty(longest // 2 + 3, np.uint32)
     nodes = max(len(tables.outputs), len(tables.left)) + 2
     values, stack = np.empty(nodes, np.float32), np.empty(nodes, np.int32)
-    _predict(data, offsets, tables, hashes, hidden, count, values, stack, labels, scores)
+    _predict(data, offsets, tables, line.edges, hashes, hidden, count, values, stack, labels, scores)
     return labels, scores

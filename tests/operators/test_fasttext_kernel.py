@@ -83,6 +83,13 @@ def test_odd_texts(text: str) -> None:
     check([text])
 
 
+def test_long_words() -> None:
+    """Words that are laid into the block of characters whole, and such as are cut."""
+    lengths = [13, 14, 15, 29, 30, 31, *range(505, 520), *range(1020, 1030), 1536, 5000]
+    check([unit * length for unit in ("a", "가나", "é👍b") for length in lengths])
+    check([" ".join("한국어의 낱말"[: length % 7] + "x" * length for length in lengths)])
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.text(max_size=30), max_size=8))
 def test_any_text(texts: list[str]) -> None:

@@ -11,7 +11,6 @@ Penedo et al., "The FineWeb Datasets", 2024, section 3.5.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
 from typing import ClassVar
 
 import numpy as np
@@ -19,8 +18,9 @@ import pyarrow as pa
 
 from .contract import TEXT, Kind, with_columns
 from .hashing import xxh64
-from .kernel import kernel, lean
-from .shingles import SCHEME, Ngram, shingle_ids
+from .kernel import lean
+from .minima import minima
+from .shingles import SCHEME, Ngram, shingle_runs
 
 BANDS = "bands"
 
@@ -87,11 +87,21 @@ class MinHash:
 
     def signatures(self, table: pa.Table) -> np.ndarray:
         """uint32 [rows, num_perm]; all 2^32 - 1 for a document without shingles, as in datasketch."""
-        return self._signatures(*shingle_ids(table, self.ngram, self.ngram_size))
+        return self._sketch(table)[0]
+
+    def _sketch(self, table: pa.Table) -> tuple[np.ndarray, np.ndarray]:
+        """The signatures, and which rows have no shingle."""
+        out = np.empty((table.num_rows, self.num_perm), dtype=np.uint32)
+        without = np.empty(table.num_rows, dtype=bool)
+        for row, first, ids in shingle_runs(table, self.ngram, self.ngram_size):
+            rows = slice(row, row + len(first) - 1)
+            minima(first, ids, self.seed, out[rows])
+            np.equal(first[1:], first[:-1], out=without[rows])
+        return out, without
 
     def _signatures(self, first: np.ndarray, ids: np.ndarray) -> np.ndarray:
-        out = np.full((len(first) - 1, self.num_perm), 0xFFFFFFFF, dtype=np.uint32)
-        _minima(first, ids, *permutations(self.num_perm, self.seed), out)
+        out = np.empty((len(first) - 1, self.num_perm), dtype=np.uint32)
+        minima(first, ids, self.seed, out)
         return out
 
     def band_hashes(self, signatures: np.ndarray) -> np.ndarray:
@@ -106,45 +116,10 @@ class MinHash:
         return out
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        first, ids = shingle_ids(table, self.ngram, self.ngram_size)
-        hashes = self.band_hashes(self._signatures(first, ids))
-        column = pa.FixedSizeListArray.from_arrays(
-            pa.array(hashes.reshape(-1)), self.bands, mask=pa.array(first[1:] == first[:-1])
-        )
+        signatures, without = self._sketch(table)
+        hashes = pa.array(self.band_hashes(signatures).reshape(-1))
+        column = pa.FixedSizeListArray.from_arrays(hashes, self.bands, mask=pa.array(without))
         return with_columns(table, [(BANDS, column)])
-
-
-@cache
-def permutations(num_perm: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """(a, b) uint32 [num_perm], as datasketch 2.0 draws them for the scheme affine32."""
-    draw = np.random.RandomState(seed)
-    a = draw.randint(0, 1 << 31, num_perm, dtype=np.uint32) * np.uint32(2) + np.uint32(1)
-    b = draw.randint(0, 1 << 32, num_perm, dtype=np.uint32)
-    return a, b
-
-
-BLOCK = 4096
-"""Shingles that are permuted at a time: 16 KiB, so that they stay in the first-level cache."""
-
-
-@kernel
-def _minima(first: np.ndarray, ids: np.ndarray, a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
-    block = np.empty(BLOCK, np.uint32)
-    for document in range(len(first) - 1):
-        start = first[document]
-        while start < first[document + 1]:
-            size = min(first[document + 1] - start, BLOCK)
-            for i in range(size):
-                h = np.uint32(ids[start + i] >> np.uint64(32))
-                h = np.uint32(np.uint32(h ^ (h >> np.uint32(16))) * np.uint32(0x85EBCA6B))
-                h = np.uint32(np.uint32(h ^ (h >> np.uint32(13))) * np.uint32(0xC2B2AE35))
-                block[i] = h ^ (h >> np.uint32(16))
-            for k in range(len(a)):  # permutations outside, shingles inside: the inner loop vectorises
-                times, plus, least = a[k], b[k], out[document, k]
-                for i in range(size):
-                    least = min(least, np.uint32(np.uint32(times * block[i]) + plus))
-                out[document, k] = least
-            start += size
 
 
 @lean

@@ -19,8 +19,7 @@ is hashed once and not n times.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cache
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 import numpy as np
@@ -28,9 +27,11 @@ import pyarrow as pa
 import xxhash
 
 from .analysis import analyse
-from .code_points import MARK, OTHER, SINGLE, SPACE, WORD, code_points, encode
-from .hashing import fmix64, xxh64
+from .code_points import SPACE, code_points, encode
+from .hash_lanes import combine_eight
+from .hashing import xxh64
 from .kernel import kernel, lean
+from .shingle_words import waiting_room, word_hashes
 from .words import decode_safely
 
 SCHEME = "malmoi-shingle-v1"
@@ -38,6 +39,7 @@ Ngram = Literal["word", "char"]
 BASE = 0x9E3779B97F4A7C15
 """The polynomial's base: 2^64 divided by the golden ratio, odd."""
 
+RUN = 1 << 19
 _MASK = (1 << 64) - 1
 
 
@@ -82,116 +84,55 @@ def shingle_ids(
     The shingles of row i are `ids[first[i]:first[i + 1]]`. `column`: a text column, or a table with `text`.
     Raises ValueError where `size` < 1 or `ngram` is neither "word" nor "char".
     """
+    batch = analyse(column)
+    return _ids(batch.data, batch.offsets, ngram, size)
+
+
+def shingle_runs(
+    column: pa.Table | pa.Array | pa.ChunkedArray, ngram: Ngram, size: int
+) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """The same for runs of documents: (row of the first, first, ids). A run is `RUN` bytes of text and more only where
+    one document is, so that its hashes are still in the cache when they are used."""
+    batch = analyse(column)
+    offsets, row = batch.offsets, 0
+    while row < batch.num_docs:
+        after = int(np.searchsorted(offsets, offsets[row] + RUN, side="right")) - 1
+        after = min(max(after, row + 1), batch.num_docs)
+        yield row, *_ids(batch.data, offsets[row : after + 1], ngram, size)
+        row = after
+
+
+def _ids(data: np.ndarray, offsets: np.ndarray, ngram: Ngram, size: int) -> tuple[np.ndarray, np.ndarray]:
     if ngram not in ("word", "char") or size < 1:
         raise ValueError(f"want ngram word or char and size >= 1, got ngram={ngram!r}, size={size}")
-    batch = analyse(column)
-    data, offsets = batch.data, batch.offsets
     longest = int(np.diff(offsets).max(initial=0))
-    # A lower-case letter may take three bytes where the capital took two, and a broken byte becomes two.
-    scratch = np.empty(2 * longest + 4, dtype=np.uint8)
+    num_bytes = int(offsets[-1] - offsets[0])
     first = np.zeros(len(offsets), dtype=np.int64)
     if ngram == "char":
-        ids = np.empty(len(data), dtype=np.uint64)
+        # A lower-case letter may take three bytes where the capital took two, and a broken byte becomes two.
+        scratch = np.empty(2 * longest + 4, dtype=np.uint8)
+        ids = np.empty(num_bytes, dtype=np.uint64)
         total = _char_shingles(data, offsets, *code_points(), size, scratch, first, ids)
         return first, ids[:total]
     # Two words have at least a byte between them, or one of them is a character of three bytes.
-    hashes = np.empty(len(data) // 2 + len(offsets), dtype=np.uint64)
-    _word_hashes(data, offsets, *code_points(), _byte_classes(), scratch, first, hashes)
+    hashes = np.empty(num_bytes // 2 + len(offsets) + size + 8, dtype=np.uint64)
+    word_hashes(data, offsets, code_points(), waiting_room(longest), first, hashes)
     starts = np.zeros(len(offsets), dtype=np.int64)
     words = np.diff(first)
     np.cumsum(np.maximum(words - (size - 1), np.minimum(words, 1)), out=starts[1:])
-    ids = np.empty(int(starts[-1]), dtype=np.uint64)
+    ids = np.empty(int(starts[-1]) + 8, dtype=np.uint64)
     _combine(first, hashes, size, starts, ids)
-    return starts, ids
-
-
-@cache
-def _byte_classes() -> np.ndarray:
-    """uint8 [256]: 1 = an ASCII letter or digit that is its own lower case, 2 = ASCII that ends a word, 3 = EB and EC,
-    with which only Hangul syllables begin; 0 = to be looked at as a character."""
-    classes, lower = code_points()
-    found = np.zeros(256, np.uint8)
-    for point in range(128):
-        if classes[point] == WORD and lower[point] == point:
-            found[point] = 1
-        elif classes[point] in (SPACE, OTHER):
-            found[point] = 2
-    found[0xEB:0xED] = 3
-    return found
-
-
-@lean
-def _plain_word(data: np.ndarray, p: int, end: int, bytes_: np.ndarray) -> int:
-    """The end of a whole word at `p` that needs no lower case, or `p` where there is none."""
-    q = p
-    while q < end:
-        kind = bytes_[data[q]]
-        if kind == 1:
-            q += 1
-        elif kind == 3 and q + 3 <= end:
-            q += 3
-        elif kind == 2:
-            return q
-        else:
-            return p
-    return q
-
-
-@lean
-def _word_hashes(
-    data: np.ndarray,
-    offsets: np.ndarray,
-    classes: np.ndarray,
-    lower: np.ndarray,
-    bytes_: np.ndarray,
-    word: np.ndarray,
-    first: np.ndarray,
-    hashes: np.ndarray,
-) -> None:
-    """xxh64 of every lower-cased word into `hashes`, where the words of a document begin into `first`."""
-    total = 0
-    for document in range(len(offsets) - 1):
-        p, end, w, kind = offsets[document], offsets[document + 1], 0, OTHER
-        while p < end:
-            if w == 0:
-                if bytes_[data[p]] == 2:
-                    p += 1
-                    continue
-                q = _plain_word(data, p, end, bytes_)
-                if q > p:
-                    hashes[total] = xxh64(data, p, q, np.uint64(0))
-                    total, p = total + 1, q
-                    continue
-            point, p = decode_safely(data, p, end)
-            now = classes[point]
-            if w > 0 and not (now == MARK or (now == WORD and kind == WORD)):
-                hashes[total] = xxh64(word, 0, w, np.uint64(0))
-                total, w = total + 1, 0
-            if WORD <= now <= SINGLE:
-                kind = now
-            if WORD <= now <= SINGLE or (now == MARK and w > 0):
-                w = encode(lower[point], word, w)
-        if w > 0:
-            hashes[total] = xxh64(word, 0, w, np.uint64(0))
-            total += 1
-        first[document + 1] = total
+    return starts, ids[:-8]
 
 
 @lean
 def _combine(first: np.ndarray, hashes: np.ndarray, size: int, starts: np.ndarray, ids: np.ndarray) -> None:
-    base, leave = np.uint64(BASE), np.uint64(1)
-    for _ in range(size - 1):
-        leave = np.uint64(leave * base)
     for document in range(len(first) - 1):
-        begin, end = first[document], first[document + 1]
-        place, value = starts[document], np.uint64(0)
-        for i in range(begin, end):
-            if i >= begin + size:
-                value = np.uint64(value - np.uint64(hashes[i - size] * leave))
-            value = np.uint64(np.uint64(value * base) + hashes[i])
-            if i + 1 >= begin + size or i + 1 == end:
-                ids[place] = fmix64(value)
-                place += 1
+        begin, words = first[document], first[document + 1] - first[document]
+        place = starts[document]
+        # The last eight may go into the next document's place, which is filled after them.
+        for i in range(0, starts[document + 1] - place, 8):
+            combine_eight(hashes, begin + i, min(size, words), np.uint64(BASE), ids, place + i)
 
 
 @kernel

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from malmoi.operators.contract import Operator
 from malmoi.operators.jaccard import jaccard, shingle_sets, unique_runs
-from malmoi.operators.minhash import BLOCK, MinHash, permutations
+from malmoi.operators.minhash import MinHash
+from malmoi.operators.minima import BLOCK, permutations
 from malmoi.operators.shingles import hashfunc
 
 from .test_shingles import TEXTS, slow_ids, slow_shingles
@@ -31,6 +32,7 @@ MODELS = [
     MinHash(),
     MinHash(ngram="char", ngram_size=5),
     MinHash(ngram_size=2, num_perm=128, bands=9, rows=14, seed=7),
+    MinHash(num_perm=286, bands=20, rows=14, seed=3),
     MinHash(num_perm=1, bands=1, rows=1, ngram="char", ngram_size=3, seed=2**32 - 1),
 ]
 

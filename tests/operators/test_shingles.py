@@ -12,7 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from malmoi.operators.code_points import NO_SPACES, SPACE, code_points
-from malmoi.operators.shingles import char_hash64, hashfunc, shingle_ids, word_hash32, word_hash64
+from malmoi.operators.shingles import (
+    char_hash64,
+    hashfunc,
+    shingle_ids,
+    shingle_runs,
+    word_hash32,
+    word_hash64,
+)
 
 TEXTS = [
     "",
@@ -96,6 +103,120 @@ def test_ids_are_those_of_the_slow_version(ngram, size):
 @given(st.lists(st.text(max_size=40), max_size=6), st.sampled_from(["word", "char"]), st.integers(1, 6))
 def test_ids_are_those_of_the_slow_version_on_any_text(texts, ngram, size):
     assert fast_ids(texts, ngram, size) == [slow_ids(t, ngram, size) for t in texts]
+
+
+PIECES = [
+    *(
+        "the",
+        "Quick",
+        "foo_bar9",
+        "X",
+        "don't",
+        " ",
+        "  ",
+        "\n",
+        ". ",
+        ", ",
+        "3.14",
+        "-",
+        "x" * 31,
+        "Y" * 32,
+        "Zz" * 40,
+    ),
+    *(
+        "모든",
+        "국민은",
+        "가",
+        "하",
+        "힣",
+        "갸갸",
+        "\ud7b0",
+        "한국어와",
+        "\u1100\u1161",
+        "漢字",
+        "カタカナ",
+        "ﾊﾝ",
+        "。",
+        "文abc",
+    ),
+    *(
+        "\u0301",
+        "\u200d",
+        "\u200c",
+        "é",
+        "É",
+        "Äpfel",
+        "ß",
+        "’",
+        "“",
+        "…",
+        "\u00a0",
+        "\u3000",
+        "Привет",
+        "ΣΊΣΥΦΟΣ",
+        "Ⱥ",
+    ),
+    *("😀", "👩‍👩‍👧‍👦", "\U00010400", "มนุษย์", "सभी", "\x00", "\x7f", "\x80"),
+]
+
+
+def mixed_texts(seed, documents):
+    draw = np.random.default_rng(seed)
+    # Runs of one kind and changes between kinds, of every length about the 64 bytes that are looked at together.
+    kinds = [PIECES[:15], PIECES[15:22], [*PIECES[:15], *PIECES[15:22]], PIECES]
+    for _ in range(documents):
+        pieces = kinds[draw.integers(len(kinds))]
+        glue = [" ", ""][draw.integers(2)]
+        yield glue.join(pieces[i] for i in draw.integers(len(pieces), size=draw.integers(0, 60)))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_ids_are_those_of_the_slow_version_on_mixed_text(seed):
+    texts = list(mixed_texts(seed, 250))
+    for size in (1, 5):
+        assert fast_ids(texts, "word", size) == [slow_ids(t, "word", size) for t in texts]
+
+
+def test_many_words_and_long_documents():
+    texts = [
+        "Ab " * 5000,
+        "é " * 5000,
+        "漢" * 5000,
+        "Ⱥ" * 40000 + " " + "Ab" * 40000,
+        *("a", "가", "É") * 1500,
+        "x" * 70000 + "é",
+        " ".join(mixed_texts(9, 60)),
+    ]
+    assert fast_ids(texts, "word", 2) == [slow_ids(t, "word", 2) for t in texts]
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(
+        st.sampled_from([b"a", b"B ", b"\xeb", b"\x80", b"\xea\xb0\x80", b"\xc3", b"\xe3\x81", b"\xf0"]),
+        max_size=99,
+    )
+)
+def test_where_a_document_lies_does_not_matter_even_where_it_is_not_utf8(pieces):
+    # Bytes near the end of a batch are looked at one by one, others 64 at a time.
+    raw = b"".join(pieces)
+    column = pa.array([raw, b"a" * 100, b" " * 5 + raw, b"a" * 99], pa.large_binary()).view(pa.large_string())
+    first, ids = shingle_ids(column, "word", 2)
+    alone = shingle_ids(column.slice(0, 1).take(pa.array([0])), "word", 2)[1]
+    assert ids[: first[1]].tolist() == alone.tolist() == ids[first[2] : first[3]].tolist()
+
+
+def test_runs_are_the_whole(monkeypatch):
+    column = pa.array([*TEXTS, *mixed_texts(5, 40)], pa.large_string())
+    first, ids = shingle_ids(column, "word", 5)
+    for run in (1, 300, 1 << 20):
+        monkeypatch.setattr("malmoi.operators.shingles.RUN", run)
+        parts = list(shingle_runs(column, "word", 5))
+        assert np.concatenate([part[2] for part in parts]).tolist() == ids.tolist()
+        assert np.concatenate([np.diff(part[1]) for part in parts]).tolist() == np.diff(first).tolist()
+        assert [part[0] for part in parts] == np.cumsum([0, *(len(part[1]) - 1 for part in parts)])[
+            :-1
+        ].tolist()
 
 
 def test_words_are_those_of_the_regular_expression_where_words_have_spaces():

@@ -1,0 +1,128 @@
+"""Eight words at a time through xxh64, bit-identical to `hashing.xxh64`.
+
+Word by word its time is mispredicted branches, on how long a word is; here lanes that are through are masked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from .lanes import BYTE, INT32, INT64, Lanes, copies, data_of, load, store
+
+P1, P2, P3, P4, P5 = (
+    0x9E3779B185EBCA87,
+    0xC2B2AE3D27D4EB4F,
+    0x165667B19E3779F9,
+    0x85EBCA77C2B2AE63,
+    0x27D4EB2F165667C5,
+)
+LONG = 32
+"""From so many bytes on `hash_eight` leaves a word to `xxh64`."""
+_EIGHT = ir.VectorType(INT64, 8)
+Take = Callable[[Lanes], Lanes]
+
+
+def _gather(builder: Any, data: Any, places: Lanes) -> Lanes:
+    """Eight bytes from each of eight places."""
+    found = ir.Constant(_EIGHT, ir.Undefined)
+    for k in range(8):
+        lane = ir.Constant(INT32, k)
+        place = builder.gep(data, [builder.extract_element(places.value, lane)])
+        word = builder.load(builder.bitcast(place, INT64.as_pointer()), align=1)
+        found = builder.insert_element(found, word, lane)
+    return Lanes(builder, found)
+
+
+def _lower_case(words: Lanes) -> Lanes:
+    """ASCII capitals among the bytes become small letters."""
+    text = words.cast(ir.VectorType(BYTE, 64))
+    capital = (text - ord("A")).compare("<", 26)
+    return capital.where(text | 0x20, text).cast(_EIGHT)
+
+
+def _eights(builder: Any, h: Lanes, size: Lanes, word: Callable[[Lanes], Lanes]) -> Lanes:
+    """The hashes after all whole eight bytes; word(k): the eight bytes of every lane from byte k on."""
+    held = cgutils.alloca_once_value(builder, h.value)
+    place = cgutils.alloca_once_value(builder, ir.Constant(INT64, 0))
+    head, body, after = (builder.append_basic_block(name) for name in ("eights", "eight", "rest"))
+    builder.branch(head)
+    builder.position_at_end(head)
+    done = copies(builder, builder.load(place), 8)
+    more = (done + 8).compare("<=", size)
+    builder.cbranch(builder.icmp_unsigned("!=", more.cast(BYTE).value, ir.Constant(BYTE, 0)), body, after)
+    builder.position_at_end(body)
+    before = Lanes(builder, builder.load(held))
+    # A lane that is through reads its first bytes again.
+    read = word(more.where(done, done ^ done))
+    now = (before ^ ((read * P2).turned(31) * P1)).turned(27) * P1 + P4
+    builder.store(more.where(now, before).value, held)
+    builder.store(builder.add(builder.load(place), ir.Constant(INT64, 8)), place)
+    builder.branch(head)
+    builder.position_at_end(after)
+    return Lanes(builder, builder.load(held))
+
+
+def _hash(builder: Any, size: Lanes, word: Callable[[Lanes], Lanes]) -> Lanes:
+    """xxh64 with seed 0 of eight words of less than `LONG` bytes."""
+    h = _eights(builder, size + P5, size, word)
+    rest = word(size & -8)
+    four = size & 4
+    h = four.compare("!=", 0).where((h ^ ((rest & 0xFFFFFFFF) * P1)).turned(23) * P2 + P3, h)
+    rest = rest >> (four << 3)
+    for k in range(3):
+        h = (size & 3).compare(">", k).where((h ^ ((rest & 0xFF) * P5)).turned(11) * P1, h)
+        rest = rest >> 8
+    h = (h ^ (h >> 33)) * P2
+    h = (h ^ (h >> 29)) * P3
+    return h ^ (h >> 32)
+
+
+def _hash_eight(change: Take) -> Any:
+    @intrinsic
+    def hash_eight(typing: Any, data: Any, start: Any, end: Any, i: Any, out: Any, place: Any) -> Any:
+        def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            text, first, last, to = (data_of(context, builder, signature, values, n) for n in (0, 1, 2, 4))
+            begin = load(builder, first, values[3], 8)
+            size = load(builder, last, values[3], 8) - begin
+            found = _hash(builder, size, lambda k: change(_gather(builder, text, begin + k)))
+            store(builder, to, values[5], found)
+            return builder.zext(size.compare(">=", LONG).cast(BYTE).value, INT64)
+
+        return types.uint64(data, start, end, types.int64, out, types.int64), emit
+
+    return hash_eight
+
+
+hash_eight = _hash_eight(lambda words: words)
+"""In a kernel `hash_eight(data, start, end, i, out, place)`: out[place + k] = xxh64 of data[start[i + k]:end[i + k]],
+seed 0, for k = 0 .. 7. Gives a uint64 with bit k set where a word has `LONG` bytes or more and must be hashed in
+another way. Reads up to 8 bytes beyond a word. data: uint8; start, end: int64; out: uint64."""
+hash_eight_lower = _hash_eight(_lower_case)
+"""The same with capitals of ASCII as small letters."""
+
+
+@intrinsic
+def combine_eight(typing: Any, hashes: Any, i: Any, terms: Any, base: Any, out: Any, place: Any) -> Any:
+    """out[place + k] = fmix64(sum of hashes[i + k + j] * base^(terms - 1 - j), j = 0 .. terms - 1), k = 0 .. 7."""
+
+    def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        read, to = (data_of(context, builder, signature, values, n) for n in (0, 4))
+        factor = copies(builder, values[3], 8)
+        held = cgutils.alloca_once_value(builder, load(builder, read, values[1], 8).value)
+        start, step = (ir.Constant(INT64, 1) for _ in range(2))
+        with cgutils.for_range_slice(builder, start, values[2], step) as (j, _):
+            more = load(builder, read, builder.add(values[1], j), 8)
+            builder.store((Lanes(builder, builder.load(held)) * factor + more).value, held)
+        h = Lanes(builder, builder.load(held))
+        h = (h ^ (h >> 33)) * 0xFF51AFD7ED558CCD
+        h = (h ^ (h >> 33)) * 0xC4CEB9FE1A85EC53
+        store(builder, to, values[5], h ^ (h >> 33))
+        return context.get_dummy_value()
+
+    return types.void(hashes, types.int64, types.int64, types.uint64, out, types.int64), emit

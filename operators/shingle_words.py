@@ -1,0 +1,234 @@
+"""The words of shingles and their hashes; what a word is `shingles.py` says.
+
+Words of ASCII and Hangul syllables are found 64 bytes at a time and hashed where they are; every other word is
+taken character by character and written, lower-cased, to a place beside the text. Up to `WAITING` words wait and are
+hashed eight at a time.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from .code_points import MARK, OTHER, SINGLE, WORD, encode
+from .hash_lanes import hash_eight_lower
+from .hashing import xxh64
+from .kernel import inline, lean
+from .lanes import INT64, address, data_of, load, ones, put_places, trailing_zeros
+from .words import decode_safely
+
+WAITING = 2048
+_FULL = WAITING - 64
+_SIDE = 1 << 15
+_REACH = 80
+"""Bytes from a place on that must be there where 64 of them are looked at and words are hashed where they are."""
+
+
+def waiting_room(longest: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(bytes beside the text, starts, ends) for documents of up to `longest` bytes."""
+    # A lower-case letter may take three bytes where the capital took two, and a broken byte becomes two.
+    side = np.empty(3 * longest + _SIDE + 64, np.uint8)
+    return side, np.empty(WAITING + 16, np.int64), np.empty(WAITING + 16, np.int64)
+
+
+@intrinsic
+def _ascii_masks(typing: Any, data: Any, p: Any) -> Any:
+    """Of the 64 bytes from `p` on: which are an ASCII letter, a digit or an underscore; which are not ASCII.
+
+    uint64 each, the first byte's bit the lowest.
+    """
+
+    def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        text = load(builder, data_of(context, builder, signature, values, 0), values[1], 64)
+        letter = ((text | 0x20) - ord("a")).compare("<", 26)
+        digit = (text - ord("0")).compare("<", 10)
+        word = letter | digit | text.compare("==", ord("_"))
+        masks = [word.cast(INT64).value, text.compare(">=", 0x80).cast(INT64).value]
+        return context.make_tuple(builder, signature.return_type, masks)
+
+    return types.UniTuple(types.uint64, 2)(data, types.int64), emit
+
+
+@intrinsic
+def _hangul_mask(typing: Any, data: Any, p: Any) -> Any:
+    """Of the 64 bytes from `p` on: with which a syllable from U+AC00 to U+D77F begins; reads 66 bytes."""
+
+    def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        start = data_of(context, builder, signature, values, 0)
+        places = [builder.add(values[1], ir.Constant(INT64, k)) for k in range(3)]
+        lead, second, third = (load(builder, start, place, 64) for place in places)
+        found = lead.compare("==", 0xEB) | lead.compare("==", 0xEC)
+        found = found & (second & 0xC0).compare("==", 0x80)
+        found = found | (lead.compare("==", 0xEA) & (second & 0xF0).compare("==", 0xB0))
+        found = found | (lead.compare("==", 0xED) & (second - 0x80).compare("<", 0x1E))
+        return (found & (third & 0xC0).compare("==", 0x80)).cast(INT64).value
+
+    return types.uint64(data, types.int64), emit
+
+
+@inline
+def _lowest(bits: int) -> np.uint64:
+    """So many bits, 1 to 64, or none."""
+    return np.uint64(0) if bits <= 0 else np.uint64(0xFFFFFFFFFFFFFFFF) >> np.uint64(64 - bits)
+
+
+@lean
+def _plain_words(
+    data: np.ndarray,
+    p: int,
+    last: int,
+    room: tuple[np.ndarray, ...],
+    begun: int,
+    ended: int,
+    inside: np.uint64,
+) -> tuple[int, int, int, np.uint64]:
+    """From `p` on, until there is something else or no room: (position, words begun, words ended, inside a word)."""
+    _, start, end = room
+    while p < last and p + _REACH <= len(data) and begun <= _FULL:
+        take = min(64, last - p)
+        words, other = _ascii_masks(data, p)
+        stop = False
+        if other:
+            # A syllable that the 64 bytes or the document cut waits for the next round.
+            syllables = np.uint64(_hangul_mask(data, p) & (_lowest(take) >> np.uint64(2)))
+            syllables |= np.uint64(syllables << np.uint64(1)) | np.uint64(syllables << np.uint64(2))
+            words |= syllables
+            clean = min(take, trailing_zeros(np.uint64(other & ~syllables)))
+            stop = clean < min(take, 62)
+            take = clean
+            if take == 0:
+                break
+        within = _lowest(take)
+        words &= within
+        before = np.uint64(np.uint64(words << np.uint64(1)) | inside)
+        begins, ends = np.uint64(words & ~before), np.uint64(before & ~words & within)
+        inside = np.uint64(words >> np.uint64(take - 1))
+        more, less = ones(begins), ones(ends)
+        for i in range(0, max(more, less), 8):
+            begins = put_places(begins, p, start, begun + i)
+            ends = put_places(ends, p, end, ended + i)
+        begun, ended, p = begun + more, ended + less, p + take
+        if stop:
+            break
+    return p, begun, ended, inside
+
+
+@inline
+def _plain_again(data: np.ndarray, p: int) -> bool:
+    """Whether it looks as if plain words came now."""
+    high = data[p]
+    if 0xEA <= high <= 0xED:
+        return True
+    for k in range(1, 8):
+        high |= data[p + k]
+    return bool(high < 0x80)
+
+
+@lean
+def _any_words(
+    data: np.ndarray,
+    p: int,
+    last: int,
+    tables: tuple[np.ndarray, ...],
+    room: tuple[np.ndarray, ...],
+    begun: int,
+    used: int,
+) -> tuple[int, int, int]:
+    """Words of any characters, until plain ones come or there is no room: (position, words begun, bytes beside)."""
+    classes, lower = tables
+    side, start, end = room
+    away = address(side) - address(data)
+    first, w, kind = p, used, OTHER
+    while p < last:
+        if w == used and p > first and p + _REACH <= len(data) and _plain_again(data, p):
+            break
+        point, after = decode_safely(data, p, last)
+        now = classes[point]
+        if w > used and not (now == MARK or (now == WORD and kind == WORD)):
+            start[begun], end[begun] = away + used, away + w
+            begun, used = begun + 1, w
+            if begun > _FULL or used > _SIDE:
+                break
+        if WORD <= now <= SINGLE:
+            kind = now
+        if WORD <= now <= SINGLE or (now == MARK and w > used):
+            w = encode(lower[point], side, w)
+        p = after
+    if w > used:
+        start[begun], end[begun] = away + used, away + w
+        begun, used = begun + 1, w
+    return p, begun, used
+
+
+@lean
+def _long_word(data: np.ndarray, start: int, end: int, side: np.ndarray, used: int) -> np.uint64:
+    """xxh64 of a word in the text with its ASCII capitals as small letters, by way of the free part of `side`."""
+    for k in range(end - start):
+        b = data[start + k]
+        side[used + k] = b + 32 if 65 <= b <= 90 else b
+    return xxh64(side, used, used + end - start, np.uint64(0))
+
+
+@lean
+def _hash_waiting(
+    data: np.ndarray, room: tuple[np.ndarray, ...], waiting: int, used: int, hashes: np.ndarray, total: int
+) -> int:
+    """The hashes of the words that wait into `hashes[total:]`, and how many there are then."""
+    side, start, end = room
+    away = address(side) - address(data)
+    for k in range(waiting, waiting + 7):
+        start[k] = end[k] = away
+    for i in range(0, waiting, 8):
+        long_ = hash_eight_lower(data, start, end, i, hashes, total + i)
+        while long_:
+            k = i + trailing_zeros(long_)
+            long_ &= np.uint64(long_ - np.uint64(1))
+            begin, stop = start[k] - away, end[k] - away
+            if 0 <= begin < used:
+                hashes[total + k] = xxh64(side, begin, stop, np.uint64(0))
+            else:
+                hashes[total + k] = _long_word(data, start[k], end[k], side, used)
+    return total + waiting
+
+
+@lean
+def word_hashes(
+    data: np.ndarray,
+    offsets: np.ndarray,
+    tables: tuple[np.ndarray, ...],
+    room: tuple[np.ndarray, ...],
+    first: np.ndarray,
+    hashes: np.ndarray,
+) -> None:
+    """xxh64 of every lower-cased word into `hashes`, where the words of a document begin into `first`.
+
+    tables: those of `code_points`; room: a `waiting_room`; first: int64 [documents + 1]; hashes: uint64, with room
+    for eight more than there are words.
+    """
+    _, start, end = room
+    total = begun = ended = used = 0
+    for document in range(len(offsets) - 1):
+        first[document] = total + ended
+        p, last, inside = offsets[document], offsets[document + 1], np.uint64(0)
+        while p < last:
+            if begun > _FULL or used > _SIDE:
+                open_ = start[ended]
+                total = _hash_waiting(data, room, ended, used, hashes, total)
+                start[0] = open_
+                begun, ended, used = begun - ended, 0, 0
+            p, begun, ended, inside = _plain_words(data, p, last, room, begun, ended, inside)
+            if p < last and begun <= _FULL:
+                if inside:
+                    begun -= 1
+                    p, inside = start[begun], np.uint64(0)
+                p, begun, used = _any_words(data, p, last, tables, room, begun, used)
+                ended = begun
+        if inside:
+            end[ended] = last
+            ended += 1
+    first[len(offsets) - 1] = total + ended
+    _hash_waiting(data, room, ended, used, hashes, total)

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from .byte_masks import below, lowest, masks
 from .contract import TEXT, Kind, with_columns
 from .kernel import inline, kernel, lean
 
@@ -82,48 +83,81 @@ def _control_at(data: np.ndarray, p: int, end: int) -> int:
     return 0
 
 
-@kernel
+# The bytes at which something may have to be done: controls, line ends, and what begins the code points that
+# quick_check_table() does not give as 0, with few others. A test holds that it is so.
+_LOOK = (
+    ((0, 0x00, 0x08),),
+    ((0, 0x0B, 0x1F),),
+    ((0, 0x7F, 0x7F),),
+    ((0, 0xC2, 0xC2), (1, 0x80, 0x9F)),
+    ((0, 0xCC, 0xCE),),
+    ((0, 0xD2, 0xD2),),
+    ((0, 0xD4, 0xE1),),
+    ((0, 0xE2, 0xE2), (1, 0x80, 0x80), (2, 0x80, 0x81)),
+    ((0, 0xE2, 0xE2), (1, 0x80, 0x80), (2, 0xA8, 0xA9)),
+    ((0, 0xE2, 0xE2), (1, 0x81, 0xBF)),
+    ((0, 0xE3, 0xE3), (1, 0x80, 0x80), (2, 0xAA, 0xAF)),
+    ((0, 0xE3, 0xE3), (1, 0x81, 0x81), (2, 0x80, 0x80)),
+    ((0, 0xE3, 0xE3), (1, 0x82, 0x82), (2, 0x97, 0x9A)),
+    ((0, 0xE3, 0xE3), (1, 0x84, 0x88)),
+    ((0, 0xEA, 0xEA), (1, 0x80, 0xAF)),
+    ((0, 0xED, 0xED), (1, 0x9E, 0x9E), (2, 0xA4, 0xBF)),
+    ((0, 0xED, 0xED), (1, 0x9F, 0x9F)),
+    ((0, 0xEF, 0xEF), (1, 0x80, 0xBC)),
+    ((0, 0xEF, 0xEF), (1, 0xBE, 0xBF)),
+    ((0, 0xF0, 0xFF),),
+)
+_look = masks(_LOOK)
+
+
+@inline
+def _code_at(data: np.ndarray, p: int, end: int) -> tuple[int, int]:
+    """The code point of two bytes and more at `p`, and the position after it; nothing is read behind `end`."""
+    b = int(data[p])
+    if b < 0xE0 or p + 2 >= end:
+        return (b & 0x1F) << 6 | int(data[min(p + 1, end - 1)]) & 0x3F, p + 2
+    code = (b & 0x0F) << 12 | (int(data[p + 1]) & 0x3F) << 6 | int(data[p + 2]) & 0x3F
+    if b < 0xF0:
+        return code, p + 3
+    return (code & 0x7FFF) << 6 | int(data[min(p + 3, end - 1)]) & 0x3F, p + 4
+
+
+@lean
 def _scan(
-    data: np.ndarray, offsets: np.ndarray, index: np.ndarray, blocks: np.ndarray, on: np.ndarray
-) -> np.ndarray:
-    """uint8 [rows]: _EDIT where a newline or a control must go, _COMPOSE where NFC is not certain."""
-    rows = len(offsets) - 1
-    needs = np.zeros(rows, np.uint8)
-    for row in range(rows):
-        p, end = offsets[row], offsets[row + 1]
-        need = 0
-        code: Any = 0
-        last: Any = 0  # canonical combining class of the code point before
-        while p < end:
-            b = np.int64(data[p])
-            if b < 0x20 or b == 0x7F or b == 0xC2 or b == 0xE2 or b == 0xEF:
+    data: np.ndarray,
+    offsets: np.ndarray,
+    index: np.ndarray,
+    blocks: np.ndarray,
+    on: np.ndarray,
+    needs: np.ndarray,
+) -> None:
+    """Fill uint8 [rows]: _EDIT where a newline or a control must go, _COMPOSE where NFC is not certain."""
+    for row in range(len(needs)):
+        begin, end = offsets[row], offsets[row + 1]
+        need, after = 0, begin
+        last: Any = 0  # canonical combining class of the code point that ends at `after`
+        while begin < end:
+            bits = np.uint64(_look(data, begin)[0] & below(end - begin))
+            while bits:
+                p = begin + lowest(bits)
+                bits = np.uint64(bits & (bits - np.uint64(1)))
+                last = last if p == after else 0
                 if on[0] and _newline_at(data, p, end) != 0:
                     need |= 1
                 length = _control_at(data, p, end) if on[1] else 0
                 if length != 0:  # it goes, so the marks on both its sides meet: `last` stays
                     need |= 1
-                    p += length
-                    continue
-            if b < 0x80:
-                last = 0
-                p += 1
-                continue
-            if b < 0xE0 or p + 2 >= end:
-                code = (b & 0x1F) << 6 | np.int64(data[min(p + 1, end - 1)]) & 0x3F
-                p += 2
-            elif b < 0xF0:
-                code = (b & 0x0F) << 12 | (np.int64(data[p + 1]) & 0x3F) << 6 | np.int64(data[p + 2]) & 0x3F
-                p += 3
-            else:
-                code = (b & 0x07) << 18 | (np.int64(data[p + 1]) & 0x3F) << 12
-                code |= (np.int64(data[p + 2]) & 0x3F) << 6 | np.int64(data[min(p + 3, end - 1)]) & 0x3F
-                p += 4
-            kind = np.int64(blocks[index[min(code >> 8, 0x10FF)], code & 0xFF])
-            if kind != 0 and (kind == 255 or last > kind):
-                need |= 2
-            last = kind
+                    after = p + length
+                elif data[p] < 0x80:
+                    last, after = 0, p + 1
+                else:
+                    code, after = _code_at(data, p, end)
+                    kind = np.int64(blocks[index[min(code >> 8, 0x10FF)], code & 0xFF])
+                    if kind != 0 and (kind == 255 or last > kind):
+                        need |= 2
+                    last = kind
+            begin += 64
         needs[row] = need
-    return needs
 
 
 @lean
@@ -250,7 +284,8 @@ class Normalise:
     def __call__(self, table: pa.Table) -> pa.Table:
         column = text_array(table.column(TEXT))
         on = np.array([self.newlines, self.controls, self.trailing_spaces, self.blank_lines])
-        needs = _scan(*text_buffers(column), *quick_check_table(), on)
+        needs = np.zeros(len(column), np.uint8)
+        _scan(*text_buffers(column), *quick_check_table(), on, needs)
         needs &= np.uint8(_EDIT | _COMPOSE if self.nfc else _EDIT)
         if self.trailing_spaces or self.blank_lines:
             needs |= np.uint8(_EDIT)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from malmoi.operators.normalise import Normalise, quick_check_table
+from malmoi.operators.normalise import _LOOK, Normalise, quick_check_table
 
 ALL_ON = Normalise(trailing_spaces=True, blank_lines=True)
 NEWLINE = re.compile("\r\n|[\r\v\f\x85\u2028\u2029]")
@@ -144,3 +144,13 @@ def test_reference_idempotence_and_batching(texts, rows):
         again = operator(whole.select(["text"]))
         assert again["text"] == whole["text"]
         assert not any(any(row.values()) for row in again.drop_columns(["text"]).to_pylist())
+
+
+def test_nothing_is_passed_over_that_the_table_names():
+    index, blocks = quick_check_table()
+    table = blocks[index.astype(np.int64)].reshape(-1)
+    for code in (*range(0xD800), *range(0xE000, 0x110000)):
+        text = chr(code)
+        if table[code] or CONTROL.match(text) or NEWLINE.match(text):
+            data = [*text.encode(), 0, 0]
+            assert any(all(low <= data[k] <= high for k, low, high in tests) for tests in _LOOK), hex(code)

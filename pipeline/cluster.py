@@ -86,6 +86,11 @@ def free_cpus(run: Run) -> float:
     return float(sum(free.get(node.id, {}).get("CPU", 0.0) for node in nodes() if fits(node, run)))
 
 
+def cpus(run: Run) -> int:
+    """CPUs of the nodes that a job may use now, at least 1."""
+    return max(int(sum(node.resources["CPU"] for node in nodes() if fits(node, run))), 1)
+
+
 def usable(run: Run) -> int:
     """CPUs of the nodes that a job may use; waits `run.wait_for_nodes` seconds for the first, else fails.
 

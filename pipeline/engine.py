@@ -251,7 +251,7 @@ def _on_ray(
     wait_for_cpu(run=run)
     call = uuid.uuid4().hex
     workers = min(num_cpus, len(jobs))
-    turns = list(_turns(jobs, min(workers, 2 * cluster.usable(run))))
+    turns = list(_turns(jobs, min(workers, 2 * cluster.cpus(run))))
     rows = [  # cloudpickle: also what a notebook defines
         {"jobs": ray.cloudpickle.dumps((folder, some, check & {job.name for job in some}, call))}
         for some in turns

@@ -15,10 +15,12 @@ import pyarrow as pa
 
 from .code_points import encode
 from .contract import TEXT
+from .datatrove_tables import english_rules
 from .hashing import xxh64
 from .kernel import lean
 from .normalise import text_array, text_buffers
 from .spans import count_points, find_lines, join_paragraphs
+from .text_scan import strip_lines
 from .unicode_tables import LETTER, NUMBER, SYMBOL, lower_case
 from .words import decode_safely, segment, tables_of
 
@@ -106,6 +108,13 @@ class TextBatch:
             if found <= room:
                 return _pieces(self.data, first, spans, found)
             room = found
+
+    @cached_property
+    def stripped(self) -> np.ndarray:
+        """int64 [2, lines]: start and end of the lines without white space (as `str.isspace` has it)."""
+        out = np.empty((2, len(self.lines.start)), np.int64)
+        strip_lines(self.data, self.lines.start, self.lines.end, english_rules(), out)
+        return out
 
     @cached_property
     def paragraphs(self) -> Spans:
@@ -206,13 +215,15 @@ def analyse(source: pa.Table | pa.Array | pa.ChunkedArray) -> TextBatch:
 def restrict(source: pa.Table, kept: pa.Table, is_kept: pa.ChunkedArray) -> None:
     """Remember the analysis of `kept`, the rows of `source` where the boolean `is_kept` holds, without a new search.
 
-    The words of `source` are taken over where they were found; what they hash to as well.
+    The words of `source` are taken over where they were found; what they hash to and the characters as well.
     """
     whole, column = analyse(source), text_column(kept)
     batch = _batch(column)
+    rows = np.flatnonzero(is_kept.to_numpy())
+    if "num_chars" in whole.__dict__:
+        batch.__dict__["num_chars"] = whole.num_chars[rows]
     words = whole.__dict__.get("words")
     if words is not None:
-        rows = np.flatnonzero(is_kept.to_numpy())
         batch.__dict__["words"] = _take(words, rows, whole.offsets, batch)
     _remember(kept, column, batch)
 

@@ -18,12 +18,12 @@ from numba.extending import intrinsic
 from .kernel import inline
 
 WIDTH = 64
-Test = tuple[int, int, int]
-"""(offset, low, high): the byte `offset` places further on (0 to 3) lies in [low, high]."""
+Test = tuple[int, ...]
+"""(offset, low, high): the byte `offset` places further on lies in [low, high]; (offset, low, high, bits): once it
+is joined with these bits (0x20: a letter of ASCII in any case)."""
 
 _BYTE, _INT64 = ir.IntType(8), ir.IntType(64)
 _VECTOR = ir.VectorType(_BYTE, WIDTH)
-_AHEAD = 3
 
 
 def _splat(value: int) -> Any:
@@ -38,9 +38,9 @@ def _in_range(builder: Any, loaded: Any, low: int, high: int) -> Any:
     return builder.icmp_unsigned("<=", builder.sub(loaded, _splat(low)), _splat(high - low))
 
 
-def _place(builder: Any, array: Any, p: Any) -> Any:
+def _place(builder: Any, array: Any, p: Any, ahead: int) -> Any:
     """Where to load from: `data[p:]`, or a copy of its last bytes where fewer than 64 and those ahead are left."""
-    size = WIDTH + _AHEAD
+    size = WIDTH + ahead
     length = builder.extract_value(array.shape, 0)
     left = builder.sub(length, p)
     copy = cgutils.alloca_once(builder, ir.ArrayType(_BYTE, size))
@@ -67,15 +67,17 @@ def masks(*wanted: tuple[tuple[Test, ...], ...]) -> Callable[..., Any]:
     def of(typing: Any, data: Any, p: Any) -> Any:
         def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
             array = context.make_array(signature.args[0])(context, builder, values[0])
-            place = _place(builder, array, values[1])
+            ahead = max(test[0] for alternatives in wanted for tests in alternatives for test in tests)
+            place = _place(builder, array, values[1], ahead)
             loads: dict[int, Any] = {}
 
             def passes(test: Test) -> Any:
-                offset, low, high = test
+                offset, low, high, *fold = test
                 if offset not in loads:
                     at = builder.gep(place, [ir.Constant(_INT64, offset)])
                     loads[offset] = builder.load(builder.bitcast(at, _VECTOR.as_pointer()), align=1)
-                return _in_range(builder, loads[offset], low, high)
+                loaded = builder.or_(loads[offset], _splat(fold[0])) if fold else loads[offset]
+                return _in_range(builder, loaded, low, high)
 
             found = []
             for alternatives in wanted:

@@ -31,7 +31,7 @@ from .datatrove_tables import Rules, english_rules
 from .datatrove_words import english_words
 from .kernel import lean
 from .repeat_scan import Seen, mask_for, new_seen, see, stamp_of, times
-from .text_scan import CLOSERS, code_points, is_terminal, strip, strip_closers
+from .text_scan import CLOSERS, code_points, is_terminal, strip_closers
 from .thresholds import ByLanguage, canonical, language_codes, ratio, setting, with_signals
 
 SIGNALS = (
@@ -56,6 +56,7 @@ def _scan_lines(
     first: np.ndarray,
     start: np.ndarray,
     end: np.ndarray,
+    stripped: np.ndarray,
     chars: np.ndarray,
     hashes: np.ndarray,
     short: np.ndarray,
@@ -75,7 +76,7 @@ def _scan_lines(
         stamp = stamp_of(doc + 1)
         for i in range(begin, stop):
             counts[4, doc] += chars[i]
-            a, b = strip(data, start[i], end[i], rules)
+            a, b = stripped[0, i], stripped[1, i]
             if a == b:
                 continue
             counts[0, doc] += 1
@@ -148,6 +149,7 @@ class FineWebQuality:
             lines.first,
             lines.start,
             lines.end,
+            batch.stripped,
             lines.chars,
             lines.hash,
             short,

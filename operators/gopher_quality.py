@@ -65,10 +65,11 @@ THRESHOLDS = (
 def _count_words(first: np.ndarray, chars: np.ndarray, flags: np.ndarray, counts: np.ndarray) -> None:
     """Fill int64 [3, D]: words, their code points, words with a letter."""
     for doc in range(first.size - 1):
-        counts[0, doc] = first[doc + 1] - first[doc]
+        total = letters = np.int64(0)
         for w in range(first[doc], first[doc + 1]):
-            counts[1, doc] += chars[w]
-            counts[2, doc] += flags[w] & 1
+            total += chars[w]
+            letters += flags[w] & 1
+        counts[0, doc], counts[1, doc], counts[2, doc] = first[doc + 1] - first[doc], total, letters
 
 
 @lean
@@ -186,8 +187,7 @@ def _signals(
     count, chars, total, alphabetic = words
     shapes, symbols = np.zeros((3, batch.num_docs), np.int64), np.zeros((2, batch.num_docs), np.int64)
     if native:
-        spans = (batch.lines.first, batch.lines.start, batch.lines.end)
-        line_shapes(batch.data, spans, english_rules(), code_points(bullets), shapes)
+        line_shapes(batch.data, (batch.lines.first, *batch.stripped), code_points(bullets), shapes)
     else:
         python_line_shapes(batch.data, batch.offsets, english_rules(), code_points(bullets), shapes)
     count_symbols(batch.data, batch.offsets, symbols)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
-from .hashing import word64
+from .byte_masks import below, bits_in, lowest, masks
 from .kernel import inline, lean
 
-_NEWLINE = 0x0A
+_marks = masks((((0, 0x0A, 0x0A),),), (((0, 0x80, 0xBF),),))  # line feeds, bytes that continue a character
 
 
 @inline
@@ -47,30 +45,13 @@ def _strip(data: np.ndarray, start: int, end: int) -> tuple[int, int]:
     return start, end
 
 
-@inline
-def _continuations(x: np.uint64) -> np.int64:
-    """How many of the eight bytes continue a UTF-8 character (10xxxxxx)."""
-    ones = np.uint64((x >> np.uint64(7)) & ~(x >> np.uint64(6)) & np.uint64(0x0101010101010101))
-    return np.int64(np.uint64(ones * np.uint64(0x0101010101010101)) >> np.uint64(56))
-
-
-@inline
-def _has_newline(x: np.uint64) -> bool:
-    x = np.uint64(x ^ np.uint64(0x0A0A0A0A0A0A0A0A))
-    x = np.uint64(np.uint64(x - np.uint64(0x0101010101010101)) & ~x)
-    return bool(x & np.uint64(0x8080808080808080) != np.uint64(0))
-
-
 @lean
 def count_points(data: np.ndarray, p: int, end: int) -> int:
     """Code points of data[p:end]: bytes that continue no character."""
-    points: Any = end - p
-    while p + 8 <= end:
-        points -= _continuations(word64(data, p))
-        p += 8
+    points = max(end - p, 0)
     while p < end:
-        points -= np.int64((data[p] & 0xC0) == 0x80)
-        p += 1
+        points -= bits_in(np.uint64(_marks(data, p)[1] & below(end - p)))
+        p += 64
     return int(points)
 
 
@@ -84,19 +65,27 @@ def find_lines(
     for document in range(len(offsets) - 1):
         first[document] = i
         p, stop = offsets[document], offsets[document + 1]
-        begin = p
-        while True:
-            while p + 8 <= stop and not _has_newline(word64(data, p)):
-                p += 8
-            while p < stop and data[p] != _NEWLINE:
-                p += 1
-            if i < len(start):
-                start[i], end[i], chars[i] = begin, p, count_points(data, begin, p)
-            i += 1
-            if p >= stop:
-                break
-            p += 1
-            begin = p
+        begin, points = p, 0
+        while p < stop:
+            newlines, continued = _marks(data, p)
+            inside = below(stop - p)
+            newlines, characters = np.uint64(newlines & inside), np.uint64(inside & ~continued)
+            while newlines:
+                at = lowest(newlines)
+                before = below(at)
+                if i < len(start):
+                    start[i], end[i] = begin, p + at
+                    chars[i] = points + bits_in(np.uint64(characters & before))
+                i += 1
+                newlines = np.uint64(newlines & (newlines - np.uint64(1)))
+                characters = np.uint64(characters & ~before)
+                characters = np.uint64(characters & (characters - np.uint64(1)))
+                begin, points = p + at + 1, 0
+            points += bits_in(characters)
+            p += 64
+        if i < len(start):
+            start[i], end[i], chars[i] = begin, stop, points
+        i += 1
     first[len(offsets) - 1] = i
     return i
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from .byte_masks import below, bits_in, lowest, masks
 from .datatrove_tables import LINE_BREAK, SPACE, TERMINAL, Rules, class_of, decode
-from .hashing import word64
 from .kernel import lean
 
 BULLETS = "•-*·‣●○■□▪▫◦・∙"
@@ -120,18 +120,17 @@ def _shape(data: np.ndarray, a: int, b: int, bullets: np.ndarray, counts: np.nda
 
 @lean
 def line_shapes(
-    data: np.ndarray, lines: tuple[np.ndarray, ...], rules: Rules, bullets: np.ndarray, counts: np.ndarray
+    data: np.ndarray, lines: tuple[np.ndarray, ...], bullets: np.ndarray, counts: np.ndarray
 ) -> None:
     """Fill int64 [3, D]: lines that are not blank, those that begin with a bullet, those that end in an ellipsis.
 
-    `lines`: first, start and end of the lines.
+    `lines`: first, start and end of the lines, stripped.
     """
     first, start, end = lines
     for doc in range(first.size - 1):
         for i in range(first[doc], first[doc + 1]):
-            a, b = strip(data, start[i], end[i], rules)
-            if a < b:
-                _shape(data, a, b, bullets, counts, doc)
+            if start[i] < end[i]:
+                _shape(data, start[i], end[i], bullets, counts, doc)
 
 
 @lean
@@ -152,37 +151,43 @@ def python_line_shapes(
 
 
 @lean
-def _any_of(x: np.uint64, every: np.uint64) -> np.uint64:
-    """Not 0 if one of the eight bytes is the repeated one."""
-    x = np.uint64(x ^ every)
-    return np.uint64(np.uint64(x - np.uint64(0x0101010101010101)) & ~x) & np.uint64(0x8080808080808080)
+def strip_lines(data: np.ndarray, start: np.ndarray, end: np.ndarray, rules: Rules, out: np.ndarray) -> None:
+    """Fill int64 [2, lines]: start and end of the lines without white space at both ends."""
+    for i in range(len(start)):
+        a, b = start[i], end[i]
+        if a < b:
+            first, last = data[a], data[b - 1]
+            # Neither begins or ends a white space outside ASCII: most lines.
+            if not (0x20 < first < 0x80 or first >= 0xE4) or not 0x20 < last < 0x80:
+                a, b = strip(data, a, b, rules)
+        out[0, i], out[1, i] = a, b
+
+
+_signs = masks(
+    (((0, 0x23, 0x23),),),
+    (((0, 0x2E, 0x2E), (1, 0x2E, 0x2E), (2, 0x2E, 0x2E)),),
+    (((0, 0xE2, 0xE2), (1, 0x80, 0x80), (2, 0xA6, 0xA6)),),
+)
 
 
 @lean
 def count_symbols(data: np.ndarray, offsets: np.ndarray, counts: np.ndarray) -> None:
     """Fill int64 [2, D]: number signs; ellipses (three full stops, not overlapping, or the one character)."""
-    stops, signs, tails = (
-        np.uint64(0x2E2E2E2E2E2E2E2E),
-        np.uint64(0x2323232323232323),
-        np.uint64(0xA6A6A6A6A6A6A6A6),
-    )
     for doc in range(offsets.size - 1):
-        dots = 0
+        hashes = ellipses = 0
         p, end = offsets[doc], offsets[doc + 1]
+        after = p
         while p < end:
-            if p + 8 <= end:
-                x = word64(data, p)
-                if not _any_of(x, stops) | _any_of(x, signs) | _any_of(x, tails):
-                    dots = 0
-                    p += 8
-                    continue
-            b = data[p]
-            dots = dots + 1 if b == 46 else 0
-            if dots == 3:
-                counts[1, doc] += 1
-                dots = 0
-            elif b == 35:
-                counts[0, doc] += 1
-            elif b == 0xA6 and p >= 2 and data[p - 1] == 0x80 and data[p - 2] == 0xE2:
-                counts[1, doc] += 1
-            p += 1
+            signs, stops, marks = _signs(data, p)
+            hashes += bits_in(np.uint64(signs & below(end - p)))
+            whole = below(max(end - p - 2, 0))
+            ellipses += bits_in(np.uint64(marks & whole))
+            stops = np.uint64(stops & whole)
+            while stops:
+                at = p + lowest(stops)
+                if at >= after:
+                    ellipses += 1
+                    after = at + 3
+                stops = np.uint64(stops & (stops - np.uint64(1)))
+            p += 64
+        counts[0, doc], counts[1, doc] = hashes, ellipses

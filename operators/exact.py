@@ -8,22 +8,29 @@ composed characters count; composing them is the normaliser's work.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
 
 from .analysis import analyse
 from .code_points import SPACE, code_points
 from .contract import TEXT, Kind, with_columns
 from .hashing import xxh64
 from .kernel import lean
+from .lanes import INT64, data_of, load, store, trailing_zeros
 from .normalise import text_buffers
 from .words import decode_safely
 
 TEXT_SCHEME = "xxh64x2-ws-v1"
 ID_SCHEME = "xxh64x2-id-v1"
+
+_REACH = 128
+"""Bytes from a place on that must be there where 64 of them are looked at and copied from any one on."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +67,7 @@ def text_hash(column: pa.Table | pa.Array | pa.ChunkedArray) -> tuple[np.ndarray
     batch = analyse(column)
     lo = np.empty(len(batch.offsets) - 1, dtype=np.uint64)
     hi = np.empty_like(lo)
-    scratch = np.empty(int(np.diff(batch.offsets).max(initial=0)), dtype=np.uint8)
+    scratch = np.empty(int(np.diff(batch.offsets).max(initial=0)) + 64, dtype=np.uint8)
     _text_hashes(batch.data, batch.offsets, code_points()[0], scratch, lo, hi)
     return lo, hi
 
@@ -92,6 +99,75 @@ def _hashes(data: np.ndarray, offsets: np.ndarray, lo: np.ndarray, hi: np.ndarra
         hi[row] = xxh64(data, offsets[row], offsets[row + 1], np.uint64(1))
 
 
+@intrinsic
+def _white_masks(typing: Any, data: Any, p: Any) -> Any:
+    """Of the 64 bytes from `p` on: which are white space of ASCII; with which other white space may begin.
+
+    uint64 each, the first byte's bit the lowest. Where text is not UTF-8, the second has whatever is to be looked at as
+    a character. Reads 66 bytes.
+    """
+
+    def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        start = data_of(context, builder, signature, values, 0)
+        places = [builder.add(values[1], ir.Constant(INT64, k)) for k in range(3)]
+        lead, second, third = (load(builder, start, place, 64) for place in places)
+        white = lead.compare("==", 0x20) | (lead - 0x09).compare("<", 5)
+        short = (second & 0xC0).compare("!=", 0x80)
+        broken = short | (third & 0xC0).compare("!=", 0x80)
+        spaces = third.compare("<", 0x8B) | (third & 0xFE).compare("==", 0xA8) | third.compare("==", 0xAF)
+        general = second.compare("==", 0x80) & spaces
+        medium = second.compare("==", 0x81) & third.compare("==", 0x9F)
+        wide = second.compare("==", 0x80) & third.compare("==", 0x80)
+        other = lead.compare("==", 0xC2) & (short | second.compare("==", 0x85) | second.compare("==", 0xA0))
+        other = other | (lead.compare("==", 0xE1) & (broken | second.compare("==", 0x9A)))
+        other = other | (lead.compare("==", 0xE2) & (broken | general | medium))
+        other = other | (lead.compare("==", 0xE3) & (broken | wide))
+        masks = [mask.cast(INT64).value for mask in (white, other)]
+        return context.make_tuple(builder, signature.return_type, masks)
+
+    return types.UniTuple(types.uint64, 2)(data, types.int64), emit
+
+
+@intrinsic
+def _copy_spaced(typing: Any, data: Any, p: Any, text: Any, w: Any) -> Any:
+    """64 bytes from `p` to `w`, white space of ASCII as spaces."""
+
+    def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        read, to = (data_of(context, builder, signature, values, n) for n in (0, 2))
+        found = load(builder, read, values[1], 64)
+        store(builder, to, values[3], (found - 0x09).compare("<", 5).where((found & 0) | 0x20, found))
+        return context.get_dummy_value()
+
+    return types.void(data, types.int64, text, types.int64), emit
+
+
+@lean
+def _collapse_plain(
+    data: np.ndarray, p: int, end: int, text: np.ndarray, w: int, white: np.uint64
+) -> tuple[int, int, np.uint64]:
+    """From `p` on, 64 bytes at a time, until there is something else: (position, bytes written, last one is white)."""
+    every = np.uint64(0xFFFFFFFFFFFFFFFF)
+    while p < end and p + _REACH <= len(data):
+        blanks, other = _white_masks(data, p)
+        take = min(64, end - p, trailing_zeros(other))
+        if take == 0:
+            break
+        within = np.uint64(every >> np.uint64(64 - take))
+        blanks &= within
+        keep = np.uint64(within & ~np.uint64(blanks & np.uint64(np.uint64(blanks << np.uint64(1)) | white)))
+        white = np.uint64(blanks >> np.uint64(take - 1))
+        while keep:
+            first = trailing_zeros(keep)
+            run = trailing_zeros(np.uint64(~np.uint64(keep >> np.uint64(first))))
+            _copy_spaced(data, p + first, text, w)
+            w += run
+            if first + run >= 64:
+                break
+            keep &= np.uint64(every << np.uint64(first + run))
+        p += take
+    return p, w, white
+
+
 @lean
 def _text_hashes(
     data: np.ndarray,
@@ -102,28 +178,27 @@ def _text_hashes(
     hi: np.ndarray,
 ) -> None:
     for document in range(len(lo)):
-        p, end, w, blank = offsets[document], offsets[document + 1], 0, False
+        p, end, w, white = offsets[document], offsets[document + 1], 0, np.uint64(1)
         while p < end:
-            b = data[p]
-            # Nothing that can be white space:
-            if b > 0x20 and b != 0x7F and b != 0xC2 and (b < 0xE1 or b > 0xE3):
+            p, w, white = _collapse_plain(data, p, end, text, w, white)
+            while p < end:
+                b, after, blank = data[p], p + 1, False
+                # Else nothing that can be white space.
+                if b <= 0x20 or b == 0xC2 or 0xE1 <= b <= 0xE3:
+                    point, after = decode_safely(data, p, end)
+                    blank = classes[point] == SPACE
                 if blank:
                     text[w] = 32
-                    w, blank = w + 1, False
-                text[w] = b
-                w += 1
-                p += 1
-                continue
-            point, after = decode_safely(data, p, end)
-            if classes[point] == SPACE:
-                blank = w > 0
-            else:
-                if blank:
-                    text[w] = 32
-                    w, blank = w + 1, False
-                for i in range(p, after):
-                    text[w] = data[i]
-                    w += 1
-            p = after
+                    w, white = w + (0 if white else 1), np.uint64(1)
+                else:
+                    for i in range(p, after):
+                        text[w] = data[i]
+                        w += 1
+                    white = np.uint64(0)
+                p = after
+                if p + _REACH <= len(data):
+                    break
+        if white and w > 0:
+            w -= 1
         lo[document] = xxh64(text, 0, w, np.uint64(0))
         hi[document] = xxh64(text, 0, w, np.uint64(1))

@@ -58,6 +58,50 @@ def test_any_text_in_any_batching(texts, size):
     assert pa.concat_tables([got.slice(0, 0), *parts]).combine_chunks().equals(got.combine_chunks())
 
 
+PIECES = [
+    *(
+        "a",
+        " ",
+        "\n",
+        "\t",
+        "    ",
+        "\r\n",
+        "word ",
+        "x" * 30,
+        "\x00",
+        "\x1c",
+        "\x7f",
+        "\u00a0",
+        "\u0085",
+        "£",
+        "é",
+        "가나",
+    ),
+    *("\u1680", "\u1100", "\u2003", "’", "\u2028", "\u202f", "\u205f", "⁠", "\u3000", "。", "漢", "😀"),
+]
+
+
+@pytest.mark.parametrize("kinds", [len(PIECES), 8, 2])
+def test_white_space_at_every_place_of_long_text(kinds):
+    draw = np.random.default_rng(kinds)
+    texts = ["".join(PIECES[i] for i in draw.integers(kinds, size=draw.integers(0, 150))) for _ in range(200)]
+    assert rows(text_hash(pa.array(texts, pa.large_string()))) == [slow(text) for text in texts]
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(
+        st.sampled_from([b"a", b" ", b"  ", b"\xc2", b"\xe2", b"\x80", b"\xa0", b"\xe3\x80", b"\xf0"]),
+        max_size=99,
+    )
+)
+def test_where_a_document_lies_does_not_matter_even_where_it_is_not_utf8(pieces):
+    # Bytes near the end of a batch are looked at one by one, others 64 at a time.
+    raw = b"".join(pieces)
+    found = rows(text_hash(pa.array([raw, b"-" * 200], pa.large_binary()).view(pa.large_string())))
+    assert found[0] == rows(text_hash(pa.array([raw], pa.large_binary()).view(pa.large_string())))[0]
+
+
 def test_operator_has_the_same_schema_without_rows():
     operator = ExactHash()
     assert isinstance(operator, Operator)

@@ -16,13 +16,35 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from .kernel import lean
-from .lanes import INT64, Lanes, copies, data_of, load, store
+from .lanes import INT32, INT64, Lanes, copies, data_of, load, store
 
 LANES = 16
 _REGISTERS = 7
 _WIDE = LANES * _REGISTERS
 BLOCK = 2048
 """Shingles that are permuted at a time: 8 KiB, so that they stay in the first-level cache."""
+
+
+def _mix(lanes: int) -> Any:
+    @intrinsic
+    def mix(typing: Any, ids: Any, i: Any, out: Any, place: Any) -> Any:
+        """out[place + k] = fmix32(ids[i + k] >> 32), MurmurHash3's 32-bit finaliser, for `lanes` k."""
+
+        def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            read, to = (data_of(context, builder, signature, values, n) for n in (0, 2))
+            upper = load(builder, read, values[1], lanes) >> 32
+            h = Lanes(builder, builder.trunc(upper.value, ir.VectorType(INT32, lanes)))
+            h = (h ^ (h >> 16)) * 0x85EBCA6B
+            h = (h ^ (h >> 13)) * 0xC2B2AE35
+            store(builder, to, values[3], h ^ (h >> 16))
+            return context.get_dummy_value()
+
+        return types.void(ids, types.int64, out, types.int64), emit
+
+    return mix
+
+
+_mix_many, _mix_one = _mix(LANES), _mix(1)
 
 
 def _least(registers: int) -> Any:
@@ -98,11 +120,11 @@ def _minima(
             row[k] = 0xFFFFFFFF
         for start in range(first[document], first[document + 1], BLOCK):
             size = min(first[document + 1] - start, BLOCK)
-            for i in range(size):
-                h = np.uint32(ids[start + i] >> np.uint64(32))
-                h = np.uint32(np.uint32(h ^ (h >> np.uint32(16))) * np.uint32(0x85EBCA6B))
-                h = np.uint32(np.uint32(h ^ (h >> np.uint32(13))) * np.uint32(0xC2B2AE35))
-                block[i] = h ^ (h >> np.uint32(16))
+            whole = size & -LANES
+            for i in range(0, whole, LANES):
+                _mix_many(ids, start + i, block, i)
+            for i in range(whole, size):
+                _mix_one(ids, start + i, block, i)
             k = 0
             while k + _WIDE <= len(row):
                 _least_of_all(block, size, a, b, k, row)

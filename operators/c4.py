@@ -39,7 +39,7 @@ import pyarrow as pa
 
 from .analysis import TextBatch, analyse
 from .c4_phrases import COUNTS, KEPT, LINES, Phrases, marks_of, phrases_of
-from .c4_scan import LineRules, Scratch, edit_lines, judge_lines, sentence_bytes
+from .c4_scan import LineRules, Scratch, edit_lines, judge_lines
 from .contract import TEXT, Kind, Limit, judge, with_columns
 from .datatrove_affixes import new_chunk
 from .datatrove_joins import new_tokens
@@ -81,7 +81,6 @@ def _line_rules(operator: Any, names: list[str]) -> LineRules:
 
 def _scratch(longest_line: int, tokens: int) -> Scratch:
     return Scratch(
-        sentence_bytes(),
         new_chunk(longest_line + 2),
         new_tokens(tokens),
         new_tokens(tokens),
@@ -100,16 +99,14 @@ def _tables(operator: Any, table: pa.Table, batch: TextBatch) -> tuple[np.ndarra
 def _judge(operator: Any, table: pa.Table, batch: TextBatch) -> np.ndarray:
     """Counts int64 [COUNTS, documents] of native rules."""
     counts = np.zeros((COUNTS, batch.num_docs), np.int64)
-    lines = batch.lines
-    longest = int((lines.end - lines.start).max(initial=0))
+    longest = int((batch.lines.end - batch.lines.start).max(initial=0))
     judge_lines(
         batch.data,
-        (lines.first, lines.start, lines.end),
+        (batch.lines.first, *batch.stripped),
         *_tables(operator, table, batch),
         batch.words.start,
         marks_of(CLOSERS),
         english_rules(),
-        _scratch(0, 0),
         np.empty(longest + 4, np.uint8),
         counts,
     )

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .byte_masks import Test, below, lowest, masks
 from .datatrove_tables import DIGIT, Rules, class_of, decode
 from .kernel import lean
 from .text_scan import code_points
@@ -33,6 +34,7 @@ POLICY_PHRASES: dict[str, tuple[str, ...]] = {
         *("all rights reserved", "privacy policy", "terms of use"),
     ),
 }
+PHRASES = (("lorem ipsum", LOREM), ("javascript", SCRIPT))
 CITATIONS = ("[edit]", "[citation needed]")
 ANY = -1
 
@@ -41,15 +43,13 @@ class Phrases(NamedTuple):
     """Phrases as bytes `data[start[i]:start[i + 1]]`, what they mean, in which language's list they are
     (ANY: all).
 
-    `begins` uint32 [2048]: a bit for each pair of bytes (the second one higher) that a phrase or a curly bracket
-    begins with, in any case; `filter` uint64 [1024]: bit i is set where phrase i may begin, by three bytes.
+    `filter` uint64 [1024]: bit i is set where phrase i may begin, by three bytes.
     """
 
     data: np.ndarray
     start: np.ndarray
     meaning: np.ndarray
     language: np.ndarray
-    begins: np.ndarray
     filter: np.ndarray
 
 
@@ -66,25 +66,18 @@ class Marks(NamedTuple):
 @lru_cache(maxsize=64)  # of as many batches as differ in their languages
 def phrases_of(languages: tuple[str, ...]) -> Phrases:
     """The phrases for documents whose language is an index into `languages`, in which none is twice; at most 64."""
-    entries = [("lorem ipsum", LOREM, ANY), ("javascript", SCRIPT, ANY)]
+    entries = [(phrase, meaning, ANY) for phrase, meaning in PHRASES]
     for place, language in enumerate(languages):
         entries += [(phrase, POLICY, place) for phrase in POLICY_PHRASES.get(language, ())]
     encoded = [phrase.encode() for phrase, _, _ in entries]
     bits = np.zeros(1024, np.uint64)
     for place, phrase in enumerate(encoded):
         bits[(phrase[0] ^ (phrase[1] << 3) ^ (phrase[2] << 5)) & 1023] |= np.uint64(1 << place)
-    begins = np.zeros(65536, bool)
-    begins[ord("{") :: 256] = True
-    for phrase in encoded:
-        for first in {phrase[0], phrase[:1].upper()[0]}:
-            for second in {phrase[1], phrase[1:2].upper()[0]}:
-                begins[second << 8 | first] = True
     return Phrases(
         np.frombuffer(b"".join(encoded), np.uint8),
         np.cumsum([0, *(len(phrase) for phrase in encoded)]),
         np.array([meaning for _, meaning, _ in entries]),
         np.array([language for _, _, language in entries]),
-        np.packbits(begins, bitorder="little").view("<u4").astype(np.uint32),
         bits,
     )
 
@@ -120,21 +113,51 @@ def _phrases_at(text: np.ndarray, p: int, b: int, phrases: Phrases, code: int) -
     return found
 
 
+def _beginning(phrase: str) -> tuple[Test, ...]:
+    """Tests of bytes in which a phrase differs from most text: its first three; where those are not ASCII, the last
+    two of its first characters of three bytes."""
+    code = phrase.encode()
+    places = (0, 1, 2) if code[0] < 0x80 else (1, 2, 4, 5)
+    return tuple((k, code[k], code[k], *([0x20] if 0x61 <= code[k] <= 0x7A else [])) for k in places)
+
+
+_beginnings = dict.fromkeys(
+    _beginning(phrase)
+    for phrase in (*(p for p, _ in PHRASES), *(p for ps in POLICY_PHRASES.values() for p in ps))
+)
+_places = masks((((0, 123, 123),), *_beginnings))
+_brackets = masks((((0, 91, 91),),))
+
+
 @lean
 def find_phrases(text: np.ndarray, a: int, b: int, phrases: Phrases, code: int) -> int:
     """Bit m is set if a phrase of meaning m, or a curly bracket (bit CURLY), lies in [a, b)."""
     found = 0
-    begins = phrases.begins
-    for p in range(a, b - 1):
-        pair = np.uint32(text[p]) | (np.uint32(text[p + 1]) << np.uint32(8))
-        if (begins[pair >> np.uint32(5)] >> (pair & np.uint32(31))) & np.uint32(1):
+    while a < b:
+        bits = np.uint64(_places(text, a)[0] & below(b - a))
+        while bits:
+            p = a + lowest(bits)
+            bits = np.uint64(bits & (bits - np.uint64(1)))
             if text[p] == 123:
                 found |= 1 << CURLY
-            if p + 3 <= b:
+            elif p + 3 <= b:
                 found |= _phrases_at(text, p, b, phrases, code)
-    if b > a and text[b - 1] == 123:
-        found |= 1 << CURLY
+        a += 64
     return found
+
+
+@lean
+def has_citation(data: np.ndarray, a: int, b: int, marks: Marks, rules: Rules) -> bool:
+    """Whether a citation mark begins in [a, b)."""
+    p = a
+    while p < b:
+        bits = np.uint64(_brackets(data, p)[0] & below(b - p))
+        while bits:
+            if _citation(data, p + lowest(bits), b, marks, rules):
+                return True
+            bits = np.uint64(bits & (bits - np.uint64(1)))
+        p += 64
+    return False
 
 
 @lean

@@ -7,11 +7,11 @@ not stay; what is left in the buffer is the edited text. Legend: D documents, L 
 
 from __future__ import annotations
 
-from functools import cache
 from typing import NamedTuple
 
 import numpy as np
 
+from .byte_masks import below, lowest, masks
 from .c4_phrases import (
     COUNTS,
     CURLY,
@@ -28,6 +28,7 @@ from .c4_phrases import (
     Phrases,
     copy_line,
     find_phrases,
+    has_citation,
 )
 from .datatrove_affixes import Chunk
 from .datatrove_joins import Tokens
@@ -39,10 +40,8 @@ from .datatrove_tables import (
     Rules,
     class_of,
     decode,
-    english_rules,
 )
 from .datatrove_words import tokenize
-from .hashing import word64
 from .kernel import lean
 from .spans import count_points
 from .text_scan import back, ends_with_ellipsis, is_terminal, next_line, strip, strip_closers
@@ -62,9 +61,8 @@ class LineRules(NamedTuple):
 
 
 class Scratch(NamedTuple):
-    """For counting sentences: `sentence_bytes`; as datatrove does it, the tokens of one line."""
+    """For counting sentences as datatrove does it: the tokens of one line."""
 
-    first: np.ndarray
     chunk: Chunk
     raw: Tokens
     tokens: Tokens
@@ -107,45 +105,53 @@ def _is_terminated(text: np.ndarray, a: int, b: int, closers: np.ndarray, rules:
     return is_terminal(text, a, strip_closers(text, a, b, closers), rules)
 
 
-@cache
-def sentence_bytes() -> np.ndarray:
-    """bool [256]: the bytes that terminal punctuation begins with."""
-    rules = english_rules()
-    blocks = rules.blocks.reshape(-1, 256)[rules.block_index.astype(np.int64)]
-    first = np.zeros(256, np.bool_)
-    for point in np.flatnonzero(blocks.reshape(-1) & TERMINAL):
-        if not 0xD800 <= point < 0xE000:
-            first[chr(point).encode()[0]] = True
-    return first
+# What terminal punctuation begins with, and few others. A test holds that it is so.
+_ENDS = (
+    ((0, 0x21, 0x21),),
+    ((0, 0x2E, 0x2E),),
+    ((0, 0x3F, 0x3F),),
+    ((0, 0xD6, 0xD6), (1, 0x89, 0x89)),
+    ((0, 0xD8, 0xE1),),
+    ((0, 0xE2, 0xE2), (1, 0x80, 0x80), (2, 0xBC, 0xBD)),
+    ((0, 0xE2, 0xE2), (1, 0x81, 0xBF)),
+    ((0, 0xE3, 0xE3), (1, 0x80, 0x80), (2, 0x82, 0x82)),
+    ((0, 0xEA, 0xEA), (1, 0x80, 0xAF)),
+    ((0, 0xEF, 0xEF), (1, 0xB9, 0xBD)),
+    ((0, 0xF0, 0xF0),),
+)
+_ends = masks(_ENDS)
 
 
 @lean
-def _plain_sentences(text: np.ndarray, a: int, b: int, first: np.ndarray, rules: Rules) -> int:
+def _plain_sentences(text: np.ndarray, a: int, b: int, rules: Rules) -> int:
     """Sentences of a line, at least one: terminal marks that white space follows, closers between left out.
 
-    A mark outside ASCII (full-width, danda) ends a sentence without white space. `first`: `sentence_bytes`.
+    A mark outside ASCII (full-width, danda) ends a sentence without white space.
     """
-    count = 0
-    p = a
-    while p < b:
-        if not first[text[p]]:
-            p += 1
-            continue
-        cp, length = decode(text, p)
-        p += length
-        if not class_of(rules, cp) & TERMINAL or p >= b:
-            continue
-        q = p
-        following, length = decode(text, q)
-        while q + length < b and (
-            following == 34 or following == 39 or following == 41 or following == 0x201D
-        ):
-            q += length
-            following, length = decode(text, q)
-        if (cp >= 128 and not class_of(rules, following) & TERMINAL) or class_of(rules, following) & SPACE:
-            count += 1
-            p = q
-    return count + 1
+    count, after, begin = 1, a, a
+    while begin < b:
+        bits = np.uint64(_ends(text, begin)[0] & below(b - begin))
+        while bits:
+            p = begin + lowest(bits)
+            bits = np.uint64(bits & (bits - np.uint64(1)))
+            if p < after:
+                continue
+            cp, length = decode(text, p)
+            p += length
+            if p >= b or not class_of(rules, cp) & TERMINAL:
+                continue
+            following, length = decode(text, p)
+            while p + length < b and (
+                following == 34 or following == 39 or following == 41 or following == 0x201D
+            ):
+                p += length
+                following, length = decode(text, p)
+            kind = class_of(rules, following)
+            if (cp >= 128 and not kind & TERMINAL) or kind & SPACE:
+                count += 1
+                after = p
+        begin += 64
+    return count
 
 
 @lean
@@ -214,38 +220,31 @@ def _close(out: np.ndarray, begin: int, end: int, rules: Rules) -> int:
 @lean
 def _words_between(word_start: np.ndarray, w: int, a: int, b: int) -> tuple[int, int]:
     """How many words from the `w`th on begin in [a, b), and the first word behind it."""
-    count = 0
-    while w < word_start.size and word_start[w] < b:
-        count += word_start[w] >= a
+    while w < word_start.size and word_start[w] < a:
         w += 1
-    return count, w
+    first = w
+    while w + 8 <= word_start.size:  # of eight at once, so that the compiler takes them in one register
+        more = 0
+        for k in range(8):
+            more += word_start[np.uint64(w + k)] < b
+        w += more
+        if more < 8:
+            return w - first, w
+    while w < word_start.size and word_start[w] < b:
+        w += 1
+    return w - first, w
 
 
 @lean
 def _sentences(text: np.ndarray, at: int, to: int, native: bool, rules: Rules, scratch: Scratch) -> int:
     """Sentences of the line, or -1 where the scratch is too small."""
     if native:
-        return _plain_sentences(text, at, to, scratch.first, rules)
+        return _plain_sentences(text, at, to, rules)
     tokens = scratch.tokens
     n = tokenize(tokens, 0, text, at, to, rules, scratch.chunk, scratch.raw, scratch.joins, True)
     if n < 0 or n > tokens.start.size:
         return -1
     return _token_sentences(text, tokens, n, rules)
-
-
-@lean
-def _has(data: np.ndarray, a: int, b: int, byte: int) -> bool:
-    every = np.uint64(np.uint64(byte) * np.uint64(0x0101010101010101))
-    while a + 8 <= b:
-        x = np.uint64(word64(data, a) ^ every)
-        if np.uint64(np.uint64(x - np.uint64(0x0101010101010101)) & ~x) & np.uint64(0x8080808080808080):
-            return True
-        a += 8
-    while a < b:
-        if data[a] == byte:
-            return True
-        a += 1
-    return False
 
 
 @lean
@@ -267,21 +266,20 @@ def judge_lines(
     word_start: np.ndarray,
     marks: Marks,
     rules: Rules,
-    scratch: Scratch,
     out: np.ndarray,
     counts: np.ndarray,
 ) -> None:
     """Fill the int64 [COUNTS, D] `counts` of native rules without making the edited text.
 
-    `lines`: first [D + 1], start and end of the batch's lines; `word_start`: its words; `out` uint8: room for the
-    longest line, which only those with a citation mark are copied to.
+    `lines`: first [D + 1], start and end of the batch's lines, stripped; `word_start`: its words; `out` uint8: room
+    for the longest line, which only those with a citation mark are copied to.
     """
     first, starts, ends = lines
     w = 0
     for doc in range(first.size - 1):
         code = codes[doc]
         for i in range(first[doc], first[doc + 1]):
-            a, b = strip(data, starts[i], ends[i], rules)
+            a, b = starts[i], ends[i]
             if a == b:
                 continue
             counts[LINES, doc] += 1
@@ -290,12 +288,12 @@ def judge_lines(
             if b - a > line.max_word_chars[code]:
                 _, longest = _runs(data, a, b, rules)
             text = data
-            if line.citations[code] and _has(data, a, b, 91):
+            if line.citations[code] and has_citation(data, a, b, marks, rules):
                 b = copy_line(data, a, b, out, 0, True, marks, rules)
                 text, a, b = out, 0, _close(out, 0, b, rules)
             wrong = _judge_line(text, a, b, words, longest, code, line, phrases, marks.closers, rules)
             if _note(counts, doc, wrong):
-                counts[SENTENCES, doc] += _plain_sentences(text, a, b, scratch.first, rules)
+                counts[SENTENCES, doc] += _plain_sentences(text, a, b, rules)
                 counts[KEPT, doc] += 1
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from malmoi.operators.c4 import C4Lines, C4Quality
+from malmoi.operators.c4_phrases import POLICY_PHRASES
+from malmoi.operators.c4_scan import _ENDS
+from malmoi.operators.datatrove_tables import TERMINAL, english_rules
 
 GOOD = "The river rose in the night. By morning the bridge was gone."
 KOREAN = "도서관 이용자들은 더 많은 책을 빌릴 수 있게 되었다. 주말에도 문을 연다."
@@ -194,3 +198,30 @@ def test_names_of_one_language_beside_each_other(text, languages):
     )
     assert C4Quality()(mixed).column("c4_quality.policy_lines").to_pylist() == [1.0] * len(rows)
     assert C4Lines()(mixed).column("text").to_pylist() == [""] * len(rows)
+
+
+def test_nothing_that_ends_a_sentence_is_passed_over():
+    rules = english_rules()
+    blocks = rules.blocks.reshape(-1, 256)[rules.block_index.astype(np.int64)].reshape(-1)
+    for code in np.flatnonzero(blocks & TERMINAL):
+        if not 0xD800 <= code < 0xE000:
+            data = [*chr(code).encode(), 0, 0]
+            assert any(all(low <= data[k] <= high for k, low, high in tests) for tests in _ENDS), hex(code)
+
+
+@pytest.mark.parametrize("language", POLICY_PHRASES)
+def test_every_phrase_is_found_at_any_place(language):
+    phrases = [*POLICY_PHRASES[language], "lorem ipsum", "javascript", "{"]
+    loud = ["".join(c.upper() if c.isascii() else c for c in phrase) for phrase in phrases]
+    for at in (0, 61, 62, 63, 64, 127):
+        texts = [". " * (at // 2) + "." * (at % 2) + phrase + " one two three." for phrase in loud]
+        rows = C4Quality()(table(texts, language)).to_pylist()
+        found = [
+            row["c4_quality.policy_lines"]
+            + row["c4_quality.javascript_lines"]
+            + row["c4_quality.lorem_ipsum_lines"]
+            + row["c4_quality.curly_bracket_lines"]
+            for row in rows
+        ]
+        script = 1.0 if language == "en" else 0.0  # lines about it stay in the other languages
+        assert found == [*[1.0] * (len(phrases) - 2), script, 1.0], (at, phrases)

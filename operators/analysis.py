@@ -13,9 +13,11 @@ from functools import cached_property
 import numpy as np
 import pyarrow as pa
 
+from .byte_masks import lowest
 from .code_points import encode
 from .contract import TEXT
 from .datatrove_tables import english_rules
+from .hash_lanes import LONG, hash_eight, hash_eight_lower
 from .hashing import xxh64
 from .kernel import lean
 from .normalise import text_array, text_buffers
@@ -25,6 +27,7 @@ from .unicode_tables import LETTER, NUMBER, SYMBOL, lower_case
 from .words import decode_safely, segment, tables_of
 
 REMEMBERED = 4
+_BLOCK = 1024
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,16 +50,17 @@ class Spans:
     def hash(self) -> np.ndarray:
         """uint64 [S]: xxh64 (seed 0) of the bytes."""
         out = np.empty(len(self.start), np.uint64)
-        _hash_spans(self.data, self.start, self.end, out)
+        _hash_spans(self.data, self.start, self.end, len(self.data) < 16 * len(out), out)
         return out
 
     @cached_property
     def lower_hash(self) -> np.ndarray:
         """uint64 [S]: xxh64 (seed 0) of the UTF-8 after simple lower-casing, code point by code point."""
         out = self.hash.copy()
-        longest = int((self.end - self.start).max(initial=0))
-        scratch = np.empty(longest * 2 + 8, np.uint8)
-        _hash_lower(self.data, self.start, self.end, self.flags, lower_case(), scratch, out)
+        scratch = np.empty(int(self.chars.max(initial=0)) * 4 + 8, np.uint8)
+        spans, numbers = (self.start, self.end, self.chars, self.flags), np.empty((3, _BLOCK), np.int64)
+        room = (*numbers, np.empty(_BLOCK, np.uint64))
+        _hash_lower(self.data, spans, lower_case(), scratch, room, out)
         return out
 
 
@@ -143,35 +147,70 @@ def _count_chars(data: np.ndarray, offsets: np.ndarray, out: np.ndarray) -> None
 
 
 @lean
-def _hash_spans(data: np.ndarray, start: np.ndarray, end: np.ndarray, out: np.ndarray) -> None:
-    for i in range(len(start)):
-        out[i] = xxh64(data, start[i], end[i], np.uint64(0))
+def _hash_spans(data: np.ndarray, start: np.ndarray, end: np.ndarray, short: bool, out: np.ndarray) -> None:
+    """`short`: most spans are words, and eight are hashed at once."""
+    i, count = 0, len(start)
+    while short and i + 8 <= count and end[i + 7] + 8 <= len(data):
+        long_ = hash_eight(data, start, end, i, out, i)
+        while long_:
+            k = i + lowest(long_)
+            out[k] = xxh64(data, start[k], end[k], np.uint64(0))
+            long_ = np.uint64(long_ & (long_ - np.uint64(1)))
+        i += 8
+    for k in range(i, count):
+        out[k] = xxh64(data, start[k], end[k], np.uint64(0))
+
+
+@lean
+def _lower(data: np.ndarray, p: int, end: int, lower: np.ndarray, scratch: np.ndarray) -> int:
+    """Write the span into `scratch` with every code point as its lower case; how many bytes that is."""
+    w = 0
+    while p < end:
+        b = data[p]
+        if b < 0x80:
+            scratch[w] = b + 32 if 65 <= b <= 90 else b
+            p += 1
+            w += 1
+        else:
+            point, p = decode_safely(data, p, end)
+            w = encode(int(lower[point]) if point < len(lower) else point, scratch, w)
+    return w
 
 
 @lean
 def _hash_lower(
     data: np.ndarray,
-    start: np.ndarray,
-    end: np.ndarray,
-    flags: np.ndarray,
+    spans: tuple[np.ndarray, ...],
     lower: np.ndarray,
     scratch: np.ndarray,
+    room: tuple[np.ndarray, ...],
     out: np.ndarray,
 ) -> None:
-    for i in range(len(start)):
-        if not flags[i] & 8:
-            continue
-        p, w = start[i], 0
-        while p < end[i]:
-            b = data[p]
-            if b < 0x80:
-                scratch[w] = b + 32 if 65 <= b <= 90 else b
-                p += 1
-                w += 1
+    """Put the hashes of spans that may have a capital into `out`.
+
+    `room`: int64 places, starts, ends and uint64 hashes, [_BLOCK] each, of words of ASCII, hashed eight at a time.
+    """
+    start, end, chars, flags = spans
+    places, first, last, hashes = room
+    for begin in range(0, len(start), _BLOCK):
+        count = waiting = np.int64(0)
+        for i in range(begin, min(begin + _BLOCK, len(start))):
+            places[count] = i
+            count += np.int64((flags[i] >> 3) & 1)
+        for k in range(count):
+            i = places[k]
+            size = end[i] - start[i]
+            if size == chars[i] and size < LONG and end[i] + 8 <= len(data):
+                places[waiting], first[waiting], last[waiting] = i, start[i], end[i]
+                waiting += 1
             else:
-                point, p = decode_safely(data, p, end[i])
-                w = encode(int(lower[point]) if point < len(lower) else point, scratch, w)
-        out[i] = xxh64(scratch, 0, w, np.uint64(0))
+                out[i] = xxh64(scratch, 0, _lower(data, start[i], end[i], lower, scratch), np.uint64(0))
+        for k in range(waiting, -(-waiting // 8) * 8):
+            first[k] = last[k] = 0
+        for k in range(0, waiting, 8):
+            hash_eight_lower(data, first, last, k, hashes, k)
+        for k in range(waiting):
+            out[places[k]] = hashes[k]
 
 
 def text_column(source: pa.Table | pa.Array | pa.ChunkedArray) -> pa.LargeStringArray:

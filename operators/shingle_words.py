@@ -10,15 +10,15 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
 from .code_points import MARK, OTHER, SINGLE, WORD, encode
 from .hash_lanes import hash_eight_lower
-from .hashing import xxh64
+from .hashing import word64, xxh64
 from .kernel import inline, lean
 from .lanes import INT64, address, data_of, load, ones, put_places, trailing_zeros
+from .script_masks import hangul_mask, script_masks
 from .words import decode_safely
 
 WAITING = 2048
@@ -53,59 +53,77 @@ def _ascii_masks(typing: Any, data: Any, p: Any) -> Any:
     return types.UniTuple(types.uint64, 2)(data, types.int64), emit
 
 
-@intrinsic
-def _hangul_mask(typing: Any, data: Any, p: Any) -> Any:
-    """Of the 64 bytes from `p` on: with which a syllable from U+AC00 to U+D77F begins; reads 66 bytes."""
-
-    def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        start = data_of(context, builder, signature, values, 0)
-        places = [builder.add(values[1], ir.Constant(INT64, k)) for k in range(3)]
-        lead, second, third = (load(builder, start, place, 64) for place in places)
-        found = lead.compare("==", 0xEB) | lead.compare("==", 0xEC)
-        found = found & (second & 0xC0).compare("==", 0x80)
-        found = found | (lead.compare("==", 0xEA) & (second & 0xF0).compare("==", 0xB0))
-        found = found | (lead.compare("==", 0xED) & (second - 0x80).compare("<", 0x1E))
-        return (found & (third & 0xC0).compare("==", 0x80)).cast(INT64).value
-
-    return types.uint64(data, types.int64), emit
-
-
 @inline
 def _lowest(bits: int) -> np.uint64:
     """So many bits, 1 to 64, or none."""
     return np.uint64(0) if bits <= 0 else np.uint64(0xFFFFFFFFFFFFFFFF) >> np.uint64(64 - bits)
 
 
+@inline
+def _two(leads: np.uint64) -> np.uint64:
+    return np.uint64(leads | np.uint64(leads << np.uint64(1)))
+
+
+@inline
+def _three(leads: np.uint64) -> np.uint64:
+    return np.uint64(_two(leads) | np.uint64(leads << np.uint64(2)))
+
+
+@inline
+def _known_masks(
+    data: np.ndarray, p: int, take: int, words: np.uint64, unknown: np.uint64
+) -> tuple[np.uint64, np.uint64, np.uint64]:
+    """Of `take` bytes from `p` on, with the known scripts: those in words, the first ones of characters that are words
+    of their own, those unknown."""
+    # A character that the 64 bytes or the document cut waits for the next round.
+    whole = np.uint64(_lowest(take) >> np.uint64(2))
+    syllables = _three(np.uint64(hangul_mask(data, p)[0] & whole))
+    words |= syllables
+    unknown &= np.uint64(~syllables)
+    alone = np.uint64(0)
+    if unknown & whole:
+        letters, alone, two, three = script_masks(data, p)
+        letters = _two(np.uint64(letters & whole))
+        alone &= whole
+        words |= letters | _three(alone)
+        unknown &= np.uint64(
+            ~np.uint64(words | _two(np.uint64(two & whole)) | _three(np.uint64(three & whole)))
+        )
+    return words, alone, unknown
+
+
 @lean
 def _plain_words(
-    data: np.ndarray,
-    p: int,
-    last: int,
-    room: tuple[np.ndarray, ...],
-    begun: int,
-    ended: int,
-    inside: np.uint64,
-) -> tuple[int, int, int, np.uint64]:
-    """From `p` on, until there is something else or no room: (position, words begun, words ended, inside a word)."""
+    data: np.ndarray, p: int, last: int, room: tuple[np.ndarray, ...], begun: int, ended: int
+) -> tuple[int, int, int]:
+    """From `p` on, until there is something else or no room: (position, words begun, words ended)."""
     _, start, end = room
+    inside, inside_alone = np.uint64(begun - ended), np.uint64(0)
+    if inside and 0xE3 <= data[start[begun - 1]] < 0xEA:
+        inside_alone = inside
     while p < last and p + _REACH <= len(data) and begun <= _FULL:
         take = min(64, last - p)
-        words, other = _ascii_masks(data, p)
-        stop = False
-        if other:
-            # A syllable that the 64 bytes or the document cut waits for the next round.
-            syllables = np.uint64(_hangul_mask(data, p) & (_lowest(take) >> np.uint64(2)))
-            syllables |= np.uint64(syllables << np.uint64(1)) | np.uint64(syllables << np.uint64(2))
-            words |= syllables
-            clean = min(take, trailing_zeros(np.uint64(other & ~syllables)))
+        words, unknown = _ascii_masks(data, p)
+        alone, stop = np.uint64(0), False
+        if unknown:
+            words, alone, unknown = _known_masks(data, p, take, words, unknown)
+            clean = min(take, trailing_zeros(unknown))
             stop = clean < min(take, 62)
             take = clean
             if take == 0:
                 break
         within = _lowest(take)
         words &= within
+        alone &= within
         before = np.uint64(np.uint64(words << np.uint64(1)) | inside)
-        begins, ends = np.uint64(words & ~before), np.uint64(before & ~words & within)
+        parts = np.uint64(0)
+        if alone | inside_alone:
+            covered = np.uint64(_three(alone) & within)
+            follows = np.uint64(np.uint64(covered << np.uint64(1)) | inside_alone)
+            parts = np.uint64(alone | (words & follows & ~covered))
+            inside_alone = np.uint64(covered >> np.uint64(take - 1))
+        begins = np.uint64((words & ~before) | parts)
+        ends = np.uint64(before & (parts | ~words) & within)
         inside = np.uint64(words >> np.uint64(take - 1))
         more, less = ones(begins), ones(ends)
         for i in range(0, max(more, less), 8):
@@ -114,18 +132,18 @@ def _plain_words(
         begun, ended, p = begun + more, ended + less, p + take
         if stop:
             break
-    return p, begun, ended, inside
+    return p, begun, ended
 
 
 @inline
 def _plain_again(data: np.ndarray, p: int) -> bool:
     """Whether it looks as if plain words came now."""
     high = data[p]
-    if 0xEA <= high <= 0xED:
-        return True
-    for k in range(1, 8):
-        high |= data[p + k]
-    return bool(high < 0x80)
+    if high >= 0x80:
+        return bool(
+            0xE2 <= high <= 0xED or 0xC2 <= high <= 0xC5 or 0xCE <= high <= 0xD1 or 0xD7 <= high <= 0xD9
+        )
+    return bool(word64(data, p) & np.uint64(0x8080808080808080) == 0)
 
 
 @lean
@@ -213,21 +231,21 @@ def word_hashes(
     total = begun = ended = used = 0
     for document in range(len(offsets) - 1):
         first[document] = total + ended
-        p, last, inside = offsets[document], offsets[document + 1], np.uint64(0)
+        p, last = offsets[document], offsets[document + 1]
         while p < last:
             if begun > _FULL or used > _SIDE:
                 open_ = start[ended]
                 total = _hash_waiting(data, room, ended, used, hashes, total)
                 start[0] = open_
                 begun, ended, used = begun - ended, 0, 0
-            p, begun, ended, inside = _plain_words(data, p, last, room, begun, ended, inside)
+            p, begun, ended = _plain_words(data, p, last, room, begun, ended)
             if p < last and begun <= _FULL:
-                if inside:
+                if begun > ended:
                     begun -= 1
-                    p, inside = start[begun], np.uint64(0)
+                    p = start[begun]
                 p, begun, used = _any_words(data, p, last, tables, room, begun, used)
                 ended = begun
-        if inside:
+        if begun > ended:
             end[ended] = last
             ended += 1
     first[len(offsets) - 1] = total + ended

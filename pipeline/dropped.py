@@ -66,8 +66,10 @@ def write_dropped(folder: Folder, part: int) -> dict[str, Any]:
         for table in _groups(kept):
             judged = _judged(table, verdict.slice(start, table.num_rows))
             is_bad = pc.starts_with(judged.column("drop"), _QUARANTINE)
-            out.write(fit(judged.filter(pc.invert(is_bad)), schema))
-            aside.write(_as_quarantine(judged.filter(is_bad), table.column_names, bad.schema_arrow))
+            if pc.any(is_bad).as_py():
+                aside.write(_as_quarantine(judged.filter(is_bad), table.column_names, bad.schema_arrow))
+                judged = judged.filter(pc.invert(is_bad))
+            out.write(fit(judged, schema))
             start += table.num_rows
         rows = {"dropped_rows": out.rows, "quarantine_rows": aside.rows}
     counts = _counts(folder, part, verdict)

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from malmoi.operators.analysis import forget
 
+from .batches import take_rows
 from .json_lines import JsonLinesWriter
 from .parquet_out import GROUP_ROWS, RowGroupWriter
 from .scatter import scattered_rows
@@ -36,9 +37,10 @@ def gather(folder: Folder, work: tuple[ShardPlan, int]) -> dict[str, Any]:
         order = np.arange(table.num_rows)
     name = plan.shard_name(shard)
     spread = Spread()
+    chunks = table.to_batches()
     with folder.create(name) as sink, _corpus_writer(sink, plan) as writer:
         for some in _groups(table, order):
-            rows = table.take(pa.array(some)).combine_chunks()
+            rows = take_rows(chunks, some)
             writer.write(rows)
             spread.add(rows)
             forget()  # else the words of this group stay in memory beside those of the next
@@ -66,7 +68,7 @@ def _rows_in_order(folder: Folder, plan: ShardPlan, shard: int) -> pa.Table:
         begins = start + np.cumsum(copies.text_bytes) - copies.text_bytes
         here = np.flatnonzero(plan.shard_at(begins) == shard)
         tables.append(take_copies(folder, plan, part, copies, here))
-    return pa.concat_tables(tables).combine_chunks()
+    return pa.concat_tables(tables)
 
 
 @contextmanager

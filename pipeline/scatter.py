@@ -116,9 +116,9 @@ def _with_order(plan: ShardPlan) -> pa.Schema:
 
 
 def scattered_rows(folder: Folder, plan: ShardPlan, shard: int) -> tuple[pa.Table, np.ndarray]:
-    """The rows of one shard, and the order (int64 [rows]) in which they are written."""
+    """The rows of one shard, in chunks, and the order (int64 [rows]) in which they are written."""
     names = [scatter_name(part) for part in plan.parts]
-    table = read_batches(folder, names, shard, _with_order(plan)).combine_chunks()
+    table = read_batches(folder, names, shard, _with_order(plan))
     return table.drop_columns([ORDER]), key_order(table)
 
 

@@ -207,8 +207,10 @@ def fit(table: pa.Table, schema: pa.Schema) -> pa.Table:
         if field.name not in table.column_names:
             columns.append(pa.nulls(table.num_rows, field.type))
             continue
+        column = table.column(field.name)
         try:
-            columns.append(table.column(field.name).cast(field.type).combine_chunks())
+            column = column if column.type == field.type else column.cast(field.type)
+            columns.append(column.chunk(0) if column.num_chunks == 1 else column.combine_chunks())
         except pa.ArrowInvalid as error:
             raise MalmoiError(f"column {field.name!r}: not {field.type} in every source ({error})") from error
     return pa.table(columns, schema=schema)

@@ -43,13 +43,15 @@ class Phrases(NamedTuple):
     """Phrases as bytes `data[start[i]:start[i + 1]]`, what they mean, in which language's list they are
     (ANY: all).
 
-    `filter` uint64 [1024]: bit i is set where phrase i may begin, by three bytes.
+    `wide` bool [languages]: some phrase is not of ASCII. `filter` uint64 [1024]: bit i is set where phrase i may
+    begin, by three bytes.
     """
 
     data: np.ndarray
     start: np.ndarray
     meaning: np.ndarray
     language: np.ndarray
+    wide: np.ndarray
     filter: np.ndarray
 
 
@@ -78,6 +80,9 @@ def phrases_of(languages: tuple[str, ...]) -> Phrases:
         np.cumsum([0, *(len(phrase) for phrase in encoded)]),
         np.array([meaning for _, meaning, _ in entries]),
         np.array([language for _, _, language in entries]),
+        np.array(
+            [any(not p.isascii() for p in POLICY_PHRASES.get(name, ())) for name in languages], np.bool_
+        ),
         bits,
     )
 
@@ -126,6 +131,8 @@ _beginnings = dict.fromkeys(
     for phrase in (*(p for p, _ in PHRASES), *(p for ps in POLICY_PHRASES.values() for p in ps))
 )
 _places = masks((((0, 123, 123),), *_beginnings))
+# For languages without others.
+_ascii_places = masks((((0, 123, 123),), *(tests for tests in _beginnings if tests[0][0] == 0)))
 _brackets = masks((((0, 91, 91),),))
 
 
@@ -134,7 +141,8 @@ def find_phrases(text: np.ndarray, a: int, b: int, phrases: Phrases, code: int) 
     """Bit m is set if a phrase of meaning m, or a curly bracket (bit CURLY), lies in [a, b)."""
     found = 0
     while a < b:
-        bits = np.uint64(_places(text, a)[0] & below(b - a))
+        found_here = _places(text, a)[0] if phrases.wide[code] else _ascii_places(text, a)[0]
+        bits = np.uint64(found_here & below(b - a))
         while bits:
             p = a + lowest(bits)
             bits = np.uint64(bits & (bits - np.uint64(1)))

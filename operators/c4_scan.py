@@ -220,17 +220,10 @@ def _close(out: np.ndarray, begin: int, end: int, rules: Rules) -> int:
 @lean
 def _words_between(word_start: np.ndarray, w: int, a: int, b: int) -> tuple[int, int]:
     """How many words from the `w`th on begin in [a, b), and the first word behind it."""
-    while w < word_start.size and word_start[w] < a:
+    while w < word_start.size and word_start[np.uint64(w)] < a:
         w += 1
     first = w
-    while w + 8 <= word_start.size:  # of eight at once, so that the compiler takes them in one register
-        more = 0
-        for k in range(8):
-            more += word_start[np.uint64(w + k)] < b
-        w += more
-        if more < 8:
-            return w - first, w
-    while w < word_start.size and word_start[w] < b:
+    while w < word_start.size and word_start[np.uint64(w)] < b:
         w += 1
     return w - first, w
 

@@ -18,7 +18,7 @@ BIT, BYTE, INT32, INT64 = (ir.IntType(bits) for bits in (1, 8, 32, 64))
 
 @dataclass(frozen=True)
 class Lanes:
-    """A vector of unsigned integers while instructions are made; a number stands for a vector of it."""
+    """Unsigned integers in a vector, or one alone, while instructions are made; a number stands for a vector of it."""
 
     builder: Any
     value: Any
@@ -27,6 +27,8 @@ class Lanes:
         if isinstance(other, Lanes):
             return other.value
         kind = self.value.type
+        if isinstance(kind, ir.IntType):
+            return ir.Constant(kind, other)
         return ir.Constant(kind, [other & ((1 << kind.element.width) - 1)] * kind.count)
 
     def __add__(self, other: Lanes | int) -> Lanes:

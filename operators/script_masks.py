@@ -63,8 +63,6 @@ HANGUL: tuple[tuple[int, Range, Range, Range | None, int | None], ...] = (
     (WORD, (0xEB, 0xEC), ANY, ANY, None),
     (WORD, (0xED, 0xED), (0x80, 0x9D), ANY, None),
 )
-LIKELY = (0xC2, 0xC5), (0xCE, 0xD1), (0xD7, 0xD9), (0xE2, 0xED)
-"""Lead bytes of which most are in these patterns."""
 
 
 def _within(bytes_: Lanes, limits: Range) -> Lanes:
@@ -83,29 +81,35 @@ def _matches(found: tuple[Lanes, ...], pattern: tuple[int, Range, Range, Range |
     return match if parity is None else match & (found[1] & 1).compare("==", parity)
 
 
-def _masks(patterns: Any, kinds: tuple[tuple[int, bool], ...]) -> Any:
-    """An intrinsic (data, p) -> uint64 for each of `kinds`, what a character is and whether it has three bytes: with
-    which of the 64 bytes from `p` on one begins. The first byte's bit is the lowest; it reads 66 bytes."""
+def _masks(builder: Any, data: Any, p: Any, whole: Any, patterns: Any) -> tuple[Lanes, Lanes, Lanes]:
+    """uint64 of the 64 bytes from `p` on, the first one's bit the lowest: those in words, those with which a character
+    begins that is a word, and those of all `patterns`; `whole`: where characters may begin. Reads 66 bytes."""
+    places = [builder.add(p, ir.Constant(INT64, k)) for k in range(3)]
+    found = tuple(load(builder, data, place, 64) for place in places)
+    none = found[0].compare("!=", found[0])
+    begin = {(kind, size): none for kind in (WORD, SINGLE, OTHER) for size in (2, 3)}
+    for pattern in patterns:
+        key = pattern[0], 2 if pattern[3] is None else 3
+        begin[key] = begin[key] | _matches(found, pattern)
+    bits = {key: mask.cast(INT64) & Lanes(builder, whole) for key, mask in begin.items()}
+    two, three = (bits[WORD, 2], bits[OTHER, 2]), (bits[WORD, 3] | bits[SINGLE, 3], bits[OTHER, 3])
+    words, others = (a | (a << 1) | b | (b << 1) | (b << 2) for a, b in zip(two, three, strict=True))
+    return words, bits[SINGLE, 3], words | others
 
+
+def _finder(patterns: Any) -> Any:
     @intrinsic
-    def masks(typing: Any, data: Any, p: Any) -> Any:
+    def masks(typing: Any, data: Any, p: Any, whole: Any) -> Any:
         def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
             start = data_of(context, builder, signature, values, 0)
-            places = [builder.add(values[1], ir.Constant(INT64, k)) for k in range(3)]
-            found = tuple(load(builder, start, place, 64) for place in places)
-            none = found[0].compare("!=", found[0])
-            sums = dict.fromkeys(kinds, none)
-            for pattern in patterns:
-                key = pattern[0], pattern[3] is not None
-                sums[key] = sums[key] | _matches(found, pattern)
-            bits = [sums[key].cast(INT64).value for key in kinds]
+            bits = [mask.value for mask in _masks(builder, start, values[1], values[2], patterns)]
             return context.make_tuple(builder, signature.return_type, bits)
 
-        return types.UniTuple(types.uint64, len(kinds))(data, types.int64), emit
+        return types.UniTuple(types.uint64, 3)(data, types.int64, types.uint64), emit
 
     return masks
 
 
-hangul_mask = _masks(HANGUL, ((WORD, True),))
-script_masks = _masks(PATTERNS, ((WORD, False), (SINGLE, True), (OTHER, False), (OTHER, True)))
-"""Letters of two bytes, characters that are words (three bytes), other characters of two bytes and of three."""
+hangul_masks = _finder(HANGUL)
+script_masks = _finder(PATTERNS)
+"""In a kernel `script_masks(data, p, whole)`: see `_masks`."""

@@ -18,7 +18,7 @@ from .hash_lanes import hash_eight_lower
 from .hashing import word64, xxh64
 from .kernel import inline, lean
 from .lanes import INT64, address, data_of, load, ones, put_places, trailing_zeros
-from .script_masks import hangul_mask, script_masks
+from .script_masks import hangul_masks, script_masks
 from .words import decode_safely
 
 WAITING = 2048
@@ -59,39 +59,6 @@ def _lowest(bits: int) -> np.uint64:
     return np.uint64(0) if bits <= 0 else np.uint64(0xFFFFFFFFFFFFFFFF) >> np.uint64(64 - bits)
 
 
-@inline
-def _two(leads: np.uint64) -> np.uint64:
-    return np.uint64(leads | np.uint64(leads << np.uint64(1)))
-
-
-@inline
-def _three(leads: np.uint64) -> np.uint64:
-    return np.uint64(_two(leads) | np.uint64(leads << np.uint64(2)))
-
-
-@inline
-def _known_masks(
-    data: np.ndarray, p: int, take: int, words: np.uint64, unknown: np.uint64
-) -> tuple[np.uint64, np.uint64, np.uint64]:
-    """Of `take` bytes from `p` on, with the known scripts: those in words, the first ones of characters that are words
-    of their own, those unknown."""
-    # A character that the 64 bytes or the document cut waits for the next round.
-    whole = np.uint64(_lowest(take) >> np.uint64(2))
-    syllables = _three(np.uint64(hangul_mask(data, p)[0] & whole))
-    words |= syllables
-    unknown &= np.uint64(~syllables)
-    alone = np.uint64(0)
-    if unknown & whole:
-        letters, alone, two, three = script_masks(data, p)
-        letters = _two(np.uint64(letters & whole))
-        alone &= whole
-        words |= letters | _three(alone)
-        unknown &= np.uint64(
-            ~np.uint64(words | _two(np.uint64(two & whole)) | _three(np.uint64(three & whole)))
-        )
-    return words, alone, unknown
-
-
 @lean
 def _plain_words(
     data: np.ndarray, p: int, last: int, room: tuple[np.ndarray, ...], begun: int, ended: int
@@ -106,7 +73,13 @@ def _plain_words(
         words, unknown = _ascii_masks(data, p)
         alone, stop = np.uint64(0), False
         if unknown:
-            words, alone, unknown = _known_masks(data, p, take, words, unknown)
+            # A character that the 64 bytes or the document cut waits for the next round.
+            whole = _lowest(take) >> np.uint64(2)
+            syllables, _, _ = hangul_masks(data, p, whole)
+            words, unknown = words | syllables, unknown & ~syllables
+            if unknown & whole:
+                more_words, alone, known = script_masks(data, p, whole)
+                words, unknown = words | more_words, unknown & ~known
             clean = min(take, trailing_zeros(unknown))
             stop = clean < min(take, 62)
             take = clean
@@ -114,17 +87,15 @@ def _plain_words(
                 break
         within = _lowest(take)
         words &= within
-        alone &= within
-        before = np.uint64(np.uint64(words << np.uint64(1)) | inside)
+        before = (words << np.uint64(1)) | inside
         parts = np.uint64(0)
         if alone | inside_alone:
-            covered = np.uint64(_three(alone) & within)
-            follows = np.uint64(np.uint64(covered << np.uint64(1)) | inside_alone)
-            parts = np.uint64(alone | (words & follows & ~covered))
-            inside_alone = np.uint64(covered >> np.uint64(take - 1))
-        begins = np.uint64((words & ~before) | parts)
-        ends = np.uint64(before & (parts | ~words) & within)
-        inside = np.uint64(words >> np.uint64(take - 1))
+            alone &= within
+            covered = (alone | (alone << np.uint64(1)) | (alone << np.uint64(2))) & within
+            parts = alone | (words & ~covered & ((covered << np.uint64(1)) | inside_alone))
+            inside_alone = covered >> np.uint64(take - 1)
+        begins, ends = (words & ~before) | parts, before & (parts | ~words) & within
+        inside = words >> np.uint64(take - 1)
         more, less = ones(begins), ones(ends)
         for i in range(0, max(more, less), 8):
             begins = put_places(begins, p, start, begun + i)

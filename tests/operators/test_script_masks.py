@@ -7,17 +7,19 @@ import pytest
 
 from malmoi.operators.code_points import MARK, OTHER, SINGLE, SPACE, WORD, code_points
 from malmoi.operators.kernel import kernel
-from malmoi.operators.script_masks import HANGUL, PATTERNS, hangul_mask, script_masks
+from malmoi.operators.script_masks import HANGUL, PATTERNS, hangul_masks, script_masks
+
+MASK = (1 << 64) - 1
 
 
 @kernel
-def hangul(data, p):
-    return hangul_mask(data, p)
+def hangul(data, p, whole):
+    return hangul_masks(data, p, whole)
 
 
 @kernel
-def scripts(data, p):
-    return script_masks(data, p)
+def scripts(data, p, whole):
+    return script_masks(data, p, whole)
 
 
 def characters(pattern):
@@ -39,27 +41,30 @@ def test_a_pattern_tells_the_truth(pattern):
         assert (lower[points] == points).all()
 
 
-def test_masks_find_the_characters_of_their_patterns_and_no_others():
-    kinds = {}
-    for pattern in [*PATTERNS, *HANGUL]:
-        for c in characters(pattern):
-            kinds[c] = (pattern[0], len(c.encode()))
-    order = [(WORD, 2), (SINGLE, 3), (OTHER, 2), (OTHER, 3), (WORD, 3)]
+def bits(mask):
+    return [k for k in range(64) if int(mask) >> k & 1]
+
+
+@pytest.mark.parametrize(("find", "patterns"), [(scripts, PATTERNS), (hangul, HANGUL)])
+def test_masks_find_the_characters_of_their_patterns_and_no_others(find, patterns):
+    kinds = {c: pattern[0] for pattern in patterns for c in characters(pattern)}
     points = [chr(p) for p in range(0x80, 0x10000) if not 0xD800 <= p < 0xE000] + ["\U0001f600", "a"]
     for start in range(0, len(points), 15):
         some = points[start : start + 15]
         raw = np.frombuffer("".join(some).encode() + b" " * 70, np.uint8)
-        masks = dict(zip(order, [*scripts(raw, 0), *hangul(raw, 0)], strict=True))
+        want = [], [], []
         p = 0
         for c in some:
-            size = len(c.encode())
-            got = [kind for kind in order if int(masks[kind]) >> p & 1]
-            assert got == ([kinds[c]] if c in kinds else []), hex(ord(c))
-            assert not any(int(mask) >> (p + k) & 1 for mask in masks.values() for k in range(1, size))
-            p += size
+            places = range(p, p := p + len(c.encode()))
+            want[0].extend(places if kinds.get(c) in (WORD, SINGLE) else [])
+            want[1].extend(places[:1] if kinds.get(c) == SINGLE else [])
+            want[2].extend(places if c in kinds else [])
+        assert tuple(map(bits, find(raw, 0, np.uint64(MASK)))) == want, some
 
 
 def test_what_is_cut_or_not_utf8_is_not_found():
     for raw in (b"\xea\xb0a", b"\xeb\xff\x80", b"\xe3\x81\xc1", b"\xc3 ", b"\xd0\xffa", b"\xe5\x80"):
         data = np.frombuffer(raw + b" " * 80, np.uint8)
-        assert not any([*scripts(data, 0), *hangul(data, 0)])
+        assert not any([*scripts(data, 0, np.uint64(MASK)), *hangul(data, 0, np.uint64(MASK))])
+    data = np.frombuffer("가나다라".encode() + b" " * 80, np.uint8)
+    assert bits(hangul(data, 0, np.uint64(0b1111))[0]) == [0, 1, 2, 3, 4, 5]

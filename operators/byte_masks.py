@@ -15,7 +15,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from .kernel import inline
+from .kernel import inline, lean
 
 WIDTH = 64
 Test = tuple[int, ...]
@@ -128,3 +128,33 @@ def below(n: int) -> np.uint64:
     return (
         np.uint64(0xFFFFFFFFFFFFFFFF) if n >= 64 else np.uint64((np.uint64(1) << np.uint64(n)) - np.uint64(1))
     )
+
+
+@intrinsic
+def copy_block(typing: Any, out: Any, o: Any, data: Any, p: Any) -> Any:
+    """In a kernel: out[o:o + 64] = data[p:p + 64], both of uint8; both must have so many."""
+
+    def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        to, read = (
+            builder.gep(
+                context.make_array(signature.args[n])(context, builder, values[n]).data, [values[n + 1]]
+            )
+            for n in (0, 2)
+        )
+        kind = _VECTOR.as_pointer()
+        builder.store(builder.load(builder.bitcast(read, kind), align=1), builder.bitcast(to, kind), align=1)
+        return context.get_dummy_value()
+
+    return types.void(out, types.int64, data, types.int64), emit
+
+
+_newlines = masks((((0, 0x0A, 0x0A),),))
+
+
+@lean
+def count_newlines(data: np.ndarray) -> int:
+    """Line feeds in uint8 `data`."""
+    count = 0
+    for p in range(0, len(data), WIDTH):
+        count += bits_in(_newlines(data, p)[0])
+    return count

@@ -10,6 +10,8 @@ from itertools import chain
 
 import numpy as np
 
+from malmoi.operators.byte_masks import count_newlines
+
 from .errors import TornError
 from .records import RAW_BYTES, Problem
 
@@ -126,4 +128,5 @@ def _rest(
 
 
 def _block(data: bytes, cut: int, base: int) -> Block:
-    return Block(np.frombuffer(data, np.uint8, cut), data.count(b"\n", 0, cut), base, cut)
+    lines = np.frombuffer(data, np.uint8, cut)
+    return Block(lines, count_newlines(lines), base, cut)

@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from malmoi.operators.kernel import inline, kernel
+from malmoi.operators.byte_masks import below, bits_in, lowest, masks
+from malmoi.operators.kernel import inline, lean
 
 from .json_values import (
     ABSENT,
@@ -50,7 +51,7 @@ def _classes() -> np.ndarray:
 _CLASS = _classes()
 
 
-@kernel
+@lean
 def _escape(data: Any, i: int) -> tuple[int, int, int]:
     """(input bytes, output bytes, error) of the escape whose backslash is at `i`."""
     if SIMPLE_ESCAPES[data[i + 1]]:
@@ -73,8 +74,74 @@ def _escape(data: Any, i: int) -> tuple[int, int, int]:
     return 0, 0, LONE_SURROGATE
 
 
-@kernel
-def _string(data: Any, i: Any) -> tuple[int, int, int]:
+_ends = masks(
+    (((0, 34, 34),), ((0, 0, 31),)), (((0, 92, 92),),), (((0, 0x80, 0xFF),),)
+)  # quotes and controls
+_simple = masks(tuple(((0, 92, 92), (1, code, code)) for code in b'"/bfnrt'))  # escapes of two bytes
+_sequences = masks(
+    (((0, 0x80, 0xBF),),),  # goes on with a character
+    (((0, 0xC2, 0xF4),),),  # begins one of two bytes or more
+    (((0, 0xE0, 0xF4),),),  # of three or four
+    (((0, 0xF0, 0xF4),),),  # of four
+    (
+        ((0, 0xC0, 0xC1),),
+        ((0, 0xF5, 0xFF),),
+        ((0, 0xE0, 0xE0), (1, 0x00, 0x9F)),
+        ((0, 0xED, 0xED), (1, 0xA0, 0xFF)),
+        ((0, 0xF0, 0xF0), (1, 0x00, 0x8F)),
+        ((0, 0xF4, 0xF4), (1, 0x90, 0xFF)),
+    ),
+)
+_SHORT = 16  # bytes up to which it takes longer to look at 64
+
+
+@lean
+def _string(data: Any, i: int) -> tuple[int, int, int]:
+    """Scan a string from just after its quote: (position of the closing quote, unescaped bytes, error).
+
+    Where something is wrong `_string_by_bytes` tells what and where.
+    """
+    begin = i
+    saved = 0
+    while i < begin + _SHORT and _CLASS[data[i]] == 0:
+        i += 1
+    while True:
+        ends, escape, high = _ends(data, i)
+        size, wrong = 64, np.uint64(0)
+        if high:
+            more, lead, three, four, wrong = _sequences(data, i)
+            # A character that goes on behind the 64 bytes is left to the next ones.
+            late = np.uint64((lead & np.uint64(1 << 63)) | (three & np.uint64(3 << 62)))
+            size = lowest(np.uint64(late | (four & np.uint64(7 << 61))))
+            due = np.uint64((lead << np.uint64(1)) | (three << np.uint64(2)) | (four << np.uint64(3)))
+            wrong = np.uint64(wrong | (more ^ due))
+        special = np.uint64((ends | escape) & below(size))
+        if escape and not escape & np.uint64(1 << 63) and escape == _simple(data, i)[0]:
+            # None is part of another: the quotes and controls behind them end nothing (a control cannot be there).
+            special = np.uint64(ends & ~(escape << np.uint64(1)) & below(size))
+            saved += bits_in(np.uint64(escape & below(min(lowest(special), size))))
+        step = size
+        while special:
+            s = lowest(special)
+            c = data[i + s]
+            if c == 34 and not wrong & below(s + 1):
+                return i + s, i + s - begin - saved, GOOD
+            taken = given = error = 0
+            if c == 92:
+                taken, given, error = _escape(data, i + s)
+            if c != 92 or error != GOOD:
+                return _string_by_bytes(data, begin)
+            saved += taken - given
+            special = np.uint64(special & ~below(s + taken))
+            if s + taken >= size:
+                size, step = s, s + taken
+        if wrong & below(size):
+            return _string_by_bytes(data, begin)
+        i += step
+
+
+@lean
+def _string_by_bytes(data: Any, i: Any) -> tuple[int, int, int]:
     """Scan a string from just after its quote: (position of the closing quote, unescaped bytes, error)."""
     saved = 0
     begin = i
@@ -108,14 +175,14 @@ def _string(data: Any, i: Any) -> tuple[int, int, int]:
             return i, 0, BAD_JSON
 
 
-@kernel
+@lean
 def _digits(data: Any, i: int) -> int:
     while 48 <= data[i] <= 57:
         i += 1
     return i
 
 
-@kernel
+@lean
 def _matches(data: Any, i: int, word: bytes) -> bool:
     k = 0
     while k < len(word) and data[i + k] == word[k]:
@@ -123,7 +190,7 @@ def _matches(data: Any, i: int, word: bytes) -> bool:
     return k == len(word)
 
 
-@kernel
+@lean
 def _scalar(data: Any, i: int) -> tuple[int, int]:
     """(end, kind) of a number or literal at `i`; kind ABSENT if there is none."""
     c = data[i]
@@ -142,7 +209,7 @@ def _scalar(data: Any, i: int) -> tuple[int, int]:
     return _number(data, i)
 
 
-@kernel
+@lean
 def _number(data: Any, i: int) -> tuple[int, int]:
     """As `_scalar`, after the sign."""
     if data[i] == 48:
@@ -176,7 +243,7 @@ def _space(data: Any, i: int) -> int:
     return i
 
 
-@kernel
+@lean
 def _key(data: Any, i: int) -> tuple[int, int]:
     """From the quote of a key to the first byte of its value: (position, error)."""
     if data[i] != 34:
@@ -190,7 +257,7 @@ def _key(data: Any, i: int) -> tuple[int, int]:
     return _space(data, i + 1), GOOD
 
 
-@kernel
+@lean
 def _nested(data: Any, i: int, stack: Any) -> tuple[int, int]:
     """Check the array or object at `i`: (position after it, error). `stack`: uint8 [MAX_DEPTH] scratch."""
     depth = 0
@@ -230,7 +297,7 @@ def _nested(data: Any, i: int, stack: Any) -> tuple[int, int]:
                 return i, error
 
 
-@kernel
+@lean
 def _value(data: Any, i: int, stack: Any) -> tuple[int, int, int, int, int, int]:
     """(position after, kind, begin, stop, unescaped bytes, error) of the value at `i`."""
     c = data[i]
@@ -245,7 +312,7 @@ def _value(data: Any, i: int, stack: Any) -> tuple[int, int, int, int, int, int]
     return stop, kind, i, stop, stop - i, BAD_JSON if kind == ABSENT else GOOD
 
 
-@kernel
+@lean
 def _find(data: Any, begin: int, stop: int, names: Any, first: Any, guess: int) -> int:
     """The number of the wanted name that is spelt at `begin:stop`, or -1; `guess` is tried first."""
     wanted = len(first) - 1
@@ -264,20 +331,21 @@ def _find(data: Any, begin: int, stop: int, names: Any, first: Any, guess: int) 
     return -1
 
 
-@kernel
-def _wanted(data: Any, begin: int, names: Any, first: Any, guess: int) -> int:
-    """As `_find`, for a key that begins at `begin` and may hold escapes."""
+@lean
+def _wanted(data: Any, begin: int, names: Any, first: Any, guess: int, room: Any) -> int:
+    """As `_find`, for a key that begins at `begin` and may hold escapes. `room`: uint8, as the longest name."""
     stop, size, _ = _string(data, begin)
     if size == stop - begin:
         return _find(data, begin, stop, names, first, guess)
-    plain = np.empty(size, np.uint8)
-    unescape(data, begin, stop, plain, 0)
-    return _find(plain, 0, size, names, first, guess)
+    if size > len(room):
+        return -1
+    unescape(data, begin, stop, room, 0)
+    return _find(room, 0, size, names, first, guess)
 
 
-@kernel
+@lean
 def _line(
-    data: Any, i: int, r: int, names: Any, first: Any, kind: Any, span: Any, stack: Any
+    data: Any, i: int, r: int, names: Any, first: Any, kind: Any, span: Any, stack: Any, room: Any
 ) -> tuple[int, int]:
     """Scan line `r` from its first byte that is not white space: (error, position)."""
     if data[i] != 123:
@@ -295,7 +363,7 @@ def _line(
         i, error = _key(data, i)
         if error != GOOD:
             return error, i
-        f = _wanted(data, begin, names, first, guess)
+        f = _wanted(data, begin, names, first, guess, room)
         i, what, begin, stop, size, error = _value(data, i, stack)
         if error != GOOD:
             return error, i
@@ -317,7 +385,7 @@ def _line(
     return (GOOD if data[i] == 10 else BAD_JSON), i
 
 
-@kernel
+@lean
 def scan(
     data: Any,
     stop: int,
@@ -329,6 +397,8 @@ def scan(
     span: Any,
     error: Any,
     where: Any,
+    stack: Any,
+    room: Any,
 ) -> int:
     """Scan the lines of `data` that begin before `stop` and return how many they are, R.
 
@@ -336,8 +406,8 @@ def scan(
     uint8, first int64 [F+1]: the wanted names, one after the other. Filled in, with room for at least R:
     lines int64 [R, 2] (begin, end without the newline); kind uint8 [F, R]; span int64 [F, R, 3] (begin, stop,
     bytes once unescaped); error uint8 [R]; where int64 [R] (position in `data` at which the line broke).
+    Scratch, uint8: stack [MAX_DEPTH]; room, as the longest name.
     """
-    stack = np.empty(MAX_DEPTH, np.uint8)
     r = 0
     begin = 0
     while begin < stop and begin < len(data):
@@ -345,7 +415,7 @@ def scan(
         if data[i] == 10:
             error[r] = BLANK
         else:
-            error[r], i = _line(data, i, r, names, first, kind, span, stack)
+            error[r], i = _line(data, i, r, names, first, kind, span, stack, room)
         where[r] = i
         while data[i] != 10:
             i += 1

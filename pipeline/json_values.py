@@ -9,7 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from malmoi.operators.kernel import inline, kernel
+from malmoi.operators.byte_masks import WIDTH, below, copy_block, lowest, masks
+from malmoi.operators.kernel import inline, lean
+
+ROOM = 2 * WIDTH
 
 # What a value is (uint8 [F, R]).
 ABSENT, NULL, PLAIN, ESCAPED, INTEGER, NUMBER, BOOLEAN, NESTED = range(8)
@@ -17,6 +20,8 @@ ABSENT, NULL, PLAIN, ESCAPED, INTEGER, NUMBER, BOOLEAN, NESTED = range(8)
 # What a letter after a backslash stands for; 0 where it is no such letter.
 SIMPLE_ESCAPES = np.zeros(256, np.uint8)
 SIMPLE_ESCAPES[list(b'"\\/bfnrt')] = list(b'"\\/\b\f\n\r\t')
+
+_backslash = masks((((0, 92, 92),),))
 
 
 @inline
@@ -42,7 +47,7 @@ def utf8(data: Any, i: int) -> int:
     return 4 if data[i + 3] & 0xC0 == 0x80 else 0
 
 
-@kernel
+@lean
 def hex4(data: Any, i: int) -> int:
     """The value of four hexadecimal digits, or -1; stops at a newline."""
     value = 0
@@ -59,7 +64,7 @@ def hex4(data: Any, i: int) -> int:
     return value
 
 
-@kernel
+@lean
 def _put(out: Any, o: int, code: int) -> int:
     """Write a code point as UTF-8 at `o` and return the position after it."""
     if code < 0x80:
@@ -80,49 +85,68 @@ def _put(out: Any, o: int, code: int) -> int:
     return o + 2
 
 
-@kernel
-def unescape(data: Any, i: Any, stop: int, out: Any, o: Any) -> Any:
+@lean
+def _unescape_one(data: Any, i: int, out: Any, o: int) -> tuple[int, int]:
+    """Write what the escape at `i` stands for at `o`: the positions behind both."""
+    e = data[i + 1]
+    if e != 117:
+        out[o] = SIMPLE_ESCAPES[e]
+        return i + 2, o + 1
+    code = hex4(data, i + 2)
+    i += 6
+    if 0xD800 <= code <= 0xDBFF:
+        code = 0x10000 + ((code - 0xD800) << 10) + (hex4(data, i + 2) - 0xDC00)
+        i += 6
+    return i, _put(out, o, code)
+
+
+@lean
+def unescape(data: Any, i: Any, stop: int, out: Any, o: Any) -> None:
     """Write the string between `i` and `stop` unescaped at `out[o:]`; it was checked before."""
     while i < stop:
-        u, v, end = np.uint64(i), np.uint64(o), np.uint64(stop)
-        while u < end and data[u] != 92:
-            out[v] = data[u]
-            u += np.uint64(1)
-            v += np.uint64(1)
-        i, o = np.int64(u), np.int64(v)
-        if i == stop:
-            break
-        e = data[i + 1]
-        if e == 117:
-            code = hex4(data, i + 2)
-            i += 6
-            if 0xD800 <= code <= 0xDBFF:
-                code = 0x10000 + ((code - 0xD800) << 10) + (hex4(data, i + 2) - 0xDC00)
-                i += 6
-            o = _put(out, o, code)
-            continue
-        out[o] = SIMPLE_ESCAPES[e]
-        i += 2
-        o += 1
-    return o
+        if data[i] == 92:
+            i, o = _unescape_one(data, i, out, o)
+        else:
+            out[o] = data[i]
+            i, o = i + 1, o + 1
 
 
-@kernel
+@lean
+def _copy(data: Any, i: Any, stop: int, escaped: bool, out: Any, o: Any) -> None:
+    """As `unescape`, or without `escaped` as it is, 64 bytes at a time; what is in `out` behind it is lost."""
+    while i < stop and i + ROOM <= len(data) and o + ROOM <= len(out):
+        after = i + min(stop - i, WIDTH)
+        bits = np.uint64(_backslash(data, i)[0] & below(after - i)) if escaped else np.uint64(0)
+        begin = i
+        while bits:
+            at = begin + lowest(bits)
+            copy_block(out, o, data, i)
+            i, o = _unescape_one(data, at, out, o + at - i)
+            bits = np.uint64(bits & ~below(i - begin))
+        if i < after:
+            copy_block(out, o, data, i)
+            i, o = after, o + after - i
+    if escaped:
+        unescape(data, i, stop, out, o)
+    else:
+        for k in range(stop - i):
+            out[o + k] = data[i + k]
+
+
+@lean
 def copy_strings(data: Any, kind: Any, span: Any, rows: Any, offsets: Any, out: Any) -> None:
     """Write the values of `rows` one after the other into `out`, strings unescaped, all else as it stands.
 
-    kind uint8 [R]; span int64 [R, 3]; rows int64 [n]; offsets int64 [n+1] (where each goes); out uint8.
+    kind uint8 [R]; span int64 [R, 3]; rows int64 [n]; offsets int64 [n+1] (where each goes); out uint8, with `ROOM`
+    bytes behind the last one.
     """
     for k in range(len(rows)):
         r = rows[k]
-        if kind[r] == ESCAPED:
-            unescape(data, span[r, 0], span[r, 1], out, offsets[k])
-        elif kind[r] >= PLAIN:
-            n = span[r, 1] - span[r, 0]
-            out[offsets[k] : offsets[k] + n] = data[span[r, 0] : span[r, 0] + n]
+        if kind[r] >= PLAIN:
+            _copy(data, span[r, 0], span[r, 1], kind[r] == ESCAPED, out, offsets[k])
 
 
-@kernel
+@lean
 def read_integers(data: Any, kind: Any, span: Any, rows: Any, out: Any, fits: Any) -> None:
     """Integer literals of `rows` into out int64 [n]; fits bool [n] is False where 64 bits are too few."""
     for k in range(len(rows)):
@@ -144,7 +168,7 @@ def read_integers(data: Any, kind: Any, span: Any, rows: Any, out: Any, fits: An
         out[k] = np.int64(-np.int64(value)) if minus else np.int64(value)
 
 
-@kernel
+@lean
 def find_invalid_utf8(data: Any, offsets: Any, invalid: Any) -> None:
     """invalid bool [n]: whether the bytes offsets[k]:offsets[k+1] of `data` are not well-formed UTF-8.
 

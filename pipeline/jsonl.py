@@ -51,10 +51,12 @@ class Scanned:
         f = self.names.index(name)
         offsets = np.zeros(len(rows) + 1, np.int64)
         np.cumsum(np.where(self.kind[f, rows] > values.NULL, self.span[f, rows, 2], 0), out=offsets[1:])
-        out = np.empty(offsets[-1], np.uint8)
+        out = np.empty(offsets[-1] + values.ROOM, np.uint8)
         values.copy_strings(self.block.data, self.kind[f], self.span[f], rows, offsets, out)
         return pa.Array.from_buffers(
-            pa.large_string(), len(rows), [self._valid(f, rows), pa.py_buffer(offsets), pa.py_buffer(out)]
+            pa.large_string(),
+            len(rows),
+            [self._valid(f, rows), pa.py_buffer(offsets), pa.py_buffer(out[: offsets[-1]])],
         )
 
     def integers(self, name: str, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -99,7 +101,8 @@ def scan_block(block: Block, names: tuple[str, ...]) -> Scanned:
     lines = np.zeros((block.lines, 2), np.int64)
     error, where = np.zeros(block.lines, np.uint8), np.zeros(block.lines, np.int64)
     skip = 3 if block.offset == 0 and block.data[:3].tobytes() == b"\xef\xbb\xbf" else 0
-    rows = scan.scan(block.data, block.stop, skip, flat, first, lines, kind, span, error, where)
+    scratch = np.empty(scan.MAX_DEPTH, np.uint8), np.empty(max(map(len, encoded), default=0), np.uint8)
+    rows = scan.scan(block.data, block.stop, skip, flat, first, lines, kind, span, error, where, *scratch)
     return Scanned(block, names, lines[:rows], kind[:, :rows], span[:, :rows], error[:rows], where[:rows])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import io
 import itertools
@@ -461,3 +462,35 @@ def test_a_part_within_one_line_reads_no_further():
     left = iter([piece] * 100)
     assert list(blocks(left, 5001, 7000, 4096, 10**6)) == []
     assert len(list(left)) == 98
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_long_strings_of_any_bytes_are_those_of_python(seed):
+    """Strings of more than the 64 bytes that are looked at at a time, whole and with a byte changed."""
+    rng = random.Random(seed)
+    lines = []
+    for _ in range(300):
+        size = rng.choice([0, 15, 16, 60, 63, 64, 65, 130, 200])
+        text = "".join(
+            rng.choices(
+                ["a", "é", "가", "\U0001f600", "\\", '"', "\n", "\x01"], [30, 3, 3, 2, 1, 1, 1, 0.2], k=size
+            )
+        )
+        line = bytearray(json.dumps({"text": text}, ensure_ascii=rng.random() < 0.3).encode())
+        if rng.random() < 0.5:
+            line[rng.randrange(10, len(line) - 1)] = rng.choice(
+                b'\xc3\xe0\x80\xed\xa0\xf4\x90\xff"\\u\xf0A\x01'
+            )
+        lines.append(bytes(line))
+    rows, problems = read(b"\n".join(lines), dataclasses.replace(SHAPE, extras=()))
+    found = {int(row["id"].partition("#")[2]): row["text"] for row in rows}
+    offset = 0
+    for line in lines:
+        try:
+            expected = json.loads(line.decode())["text"]
+            expected.encode()
+        except (ValueError, KeyError):
+            expected = None
+        assert found.get(offset) == expected, line
+        offset += len(line) + 1
+    assert len(rows) + len(problems) == len(lines)

@@ -19,13 +19,13 @@ import pyarrow.parquet as pq
 
 from malmoi.operators.config import did_you_mean
 
-from . import json_scan as scan
 from .arrow_json import as_text, to_json
 from .columns import is_text, kind_of_type
 from .compression import CHUNK, chunks, from_byte
 from .errors import ChangedError, SourceError
 from .files import InputFile, find_files, open_input
 from .json_blocks import Block, blocks
+from .json_strings import BLANK
 from .jsonl import scan_block
 from .parquet_in import invalid_utf8
 from .recipe import Source
@@ -119,7 +119,7 @@ def _lines(block: Block, columns: Sequence[str]) -> Examples:
     rows = np.flatnonzero(scanned.error == 0)
     table = pa.table([scanned.strings(name, rows) for name in columns], schema=_schema(columns))
     problems = []
-    for row in np.flatnonzero((scanned.error != 0) & (scanned.error != scan.BLANK)).tolist():
+    for row in np.flatnonzero((scanned.error != 0) & (scanned.error != BLANK)).tolist():
         begin, end = map(int, scanned.lines[row])
         raw = block.data[begin : min(end, begin + RAW_BYTES)].tobytes()
         detail = f"not a record, from byte {int(scanned.where[row]) - begin} on"

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from . import json_scan as scan
+from . import json_strings as strings
 from . import json_values as values
 from .json_blocks import Block, too_large
 from .records import RAW_BYTES, Problem, Shape, place_ids
@@ -22,11 +23,11 @@ from .records import RAW_BYTES, Problem, Shape, place_ids
 _KIND_NAMES = ("nothing", "null", "string", "string", "integer", "number", "boolean", "array or object")
 
 _BROKEN = {
-    scan.BAD_JSON: ("bad_json", "not JSON from byte {} on"),
-    scan.TOO_DEEP: ("bad_json", f"nested deeper than {scan.MAX_DEPTH} levels at byte {{}}"),
-    scan.NOT_AN_OBJECT: ("not_an_object", "JSON, but not an object"),
-    scan.INVALID_UTF8: ("invalid_utf8", "not UTF-8 at byte {}"),
-    scan.LONE_SURROGATE: ("lone_surrogate", "half of a surrogate pair at byte {}"),
+    strings.BAD_JSON: ("bad_json", "not JSON from byte {} on"),
+    strings.TOO_DEEP: ("bad_json", f"nested deeper than {scan.MAX_DEPTH} levels at byte {{}}"),
+    strings.NOT_AN_OBJECT: ("not_an_object", "JSON, but not an object"),
+    strings.INVALID_UTF8: ("invalid_utf8", "not UTF-8 at byte {}"),
+    strings.LONE_SURROGATE: ("lone_surrogate", "half of a surrogate pair at byte {}"),
 }
 
 
@@ -157,14 +158,14 @@ def _judge(scanned: Scanned, shape: Shape) -> tuple[np.ndarray, list[_Explain]]:
     is_string = (text == values.PLAIN) | (text == values.ESCAPED)
     masks: list[tuple[np.ndarray, _Explain]] = [
         (lengths > limit, large),
-        (scanned.error > scan.BLANK, broken),
+        (scanned.error > strings.BLANK, broken),
         (text <= values.NULL, missing),
         (~is_string, odd),
     ]
     if shape.id:
         masks.append(_judge_id(scanned, shape.id))
     masks += [_judge_extra(scanned, name, field.type) for name, field in shape.extras]
-    verdict = np.where(scanned.error == scan.BLANK, -1, 0)
+    verdict = np.where(scanned.error == strings.BLANK, -1, 0)
     verdict[lengths > limit] = 0
     for number, (mask, _) in enumerate(masks, 1):
         verdict[(verdict == 0) & mask] = number

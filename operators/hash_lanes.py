@@ -39,11 +39,13 @@ def _gather(builder: Any, data: Any, places: Lanes) -> Lanes:
     return Lanes(builder, found)
 
 
+def _lower_bytes(text: Lanes) -> Lanes:
+    """ASCII capitals among bytes become small letters."""
+    return (text - ord("A")).compare("<", 26).where(text | 0x20, text)
+
+
 def _lower_case(words: Lanes) -> Lanes:
-    """ASCII capitals among the bytes become small letters."""
-    text = words.cast(ir.VectorType(BYTE, 64))
-    capital = (text - ord("A")).compare("<", 26)
-    return capital.where(text | 0x20, text).cast(_EIGHT)
+    return _lower_bytes(words.cast(ir.VectorType(BYTE, 64))).cast(_EIGHT)
 
 
 def _eights(builder: Any, h: Lanes, size: Lanes, word: Callable[[Lanes], Lanes]) -> Lanes:
@@ -105,6 +107,18 @@ seed 0, for k = 0 .. 7. Gives a uint64 with bit k set where a word has `LONG` by
 another way. Reads up to 8 bytes beyond a word. data: uint8; start, end: int64; out: uint64."""
 hash_eight_lower = _hash_eight(_lower_case)
 """The same with capitals of ASCII as small letters."""
+
+
+@intrinsic
+def copy_lower(typing: Any, data: Any, p: Any, out: Any, w: Any) -> Any:
+    """out[w:w + 8] = data[p:p + 8] with capitals of ASCII as small letters; both uint8."""
+
+    def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        read, to = (data_of(context, builder, signature, values, n) for n in (0, 2))
+        store(builder, to, values[3], _lower_bytes(load(builder, read, values[1], 8)))
+        return context.get_dummy_value()
+
+    return types.void(data, types.int64, out, types.int64), emit
 
 
 @intrinsic

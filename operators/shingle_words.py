@@ -14,7 +14,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from .code_points import MARK, OTHER, SINGLE, WORD, encode
-from .hash_lanes import hash_eight_lower
+from .hash_lanes import copy_lower, hash_eight_lower
 from .hashing import word64, xxh64
 from .kernel import inline, lean
 from .lanes import INT64, address, data_of, load, ones, put_places, trailing_zeros
@@ -154,15 +154,6 @@ def _any_words(
 
 
 @lean
-def _long_word(data: np.ndarray, start: int, end: int, side: np.ndarray, used: int) -> np.uint64:
-    """xxh64 of a word in the text with its ASCII capitals as small letters, by way of the free part of `side`."""
-    for k in range(end - start):
-        b = data[start + k]
-        side[used + k] = b + 32 if 65 <= b <= 90 else b
-    return xxh64(side, used, used + end - start, np.uint64(0))
-
-
-@lean
 def _hash_waiting(
     data: np.ndarray, room: tuple[np.ndarray, ...], waiting: int, used: int, hashes: np.ndarray, total: int
 ) -> int:
@@ -176,11 +167,13 @@ def _hash_waiting(
         while long_:
             k = i + trailing_zeros(long_)
             long_ &= np.uint64(long_ - np.uint64(1))
-            begin, stop = start[k] - away, end[k] - away
-            if 0 <= begin < used:
-                hashes[total + k] = xxh64(side, begin, stop, np.uint64(0))
-            else:
-                hashes[total + k] = _long_word(data, start[k], end[k], side, used)
+            begin, size = start[k] - away, end[k] - start[k]
+            if begin < 0 or begin >= used:
+                # In the text: by way of what is free beside it, for its capitals.
+                begin = used
+                for j in range(0, size, 8):
+                    copy_lower(data, start[k] + j, side, used + j)
+            hashes[total + k] = xxh64(side, begin, begin + size, np.uint64(0))
     return total + waiting
 
 

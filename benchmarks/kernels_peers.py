@@ -66,6 +66,7 @@ def main() -> None:
     parser.add_argument("every", type=Path)
     parser.add_argument("english", type=Path)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", choices=["minhash", "rules"])
     chosen = parser.parse_args()
     every, english = (
         [json.loads(line)["text"] for line in file.read_text("utf-8").splitlines()]
@@ -73,11 +74,12 @@ def main() -> None:
     )
     split = [shingles(text) for text in every]
     rensa(split[:10])
-    found = {
-        "rensa_splitting": [split_seconds(every) for _ in range(chosen.rounds)],
-        "rensa": [rensa(split) for _ in range(chosen.rounds)],
-        "datatrove": [datatrove(english) for _ in range(chosen.rounds)],
-    }
+    found = {}
+    if chosen.only != "rules":
+        found["rensa_splitting"] = [split_seconds(every) for _ in range(chosen.rounds)]
+        found["rensa"] = [rensa(split) for _ in range(chosen.rounds)]
+    if chosen.only != "minhash":
+        found["datatrove"] = [datatrove(english) for _ in range(chosen.rounds)]
     print(json.dumps(found))
 
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .fasttext_rows import aligned
 from .fasttext_words import word_key
 from .kernel import lean
 
@@ -34,6 +35,7 @@ _ARGS = (
     "rate",
 )
 EOS = b"</s>"
+LONGEST = 32  # characters of an n-gram, so that sixteen places of a word fit into a mask of bits
 
 
 class UnsupportedError(ValueError):
@@ -52,16 +54,17 @@ class Tables(NamedTuple):
     """
 
     rows: np.ndarray
-    grams: np.ndarray
     outputs: np.ndarray
     there: np.ndarray
     ranks: np.ndarray
     keys: np.ndarray
     numbers: np.ndarray
+    some: np.ndarray
     is_label: np.ndarray
     left: np.ndarray
     right: np.ndarray
     prefix: np.ndarray
+    words: int
     bucket: int
     minn: int
     maxn: int
@@ -204,6 +207,8 @@ def read_classifier(data: np.ndarray, prefix: str) -> Classifier:
     cursor.array("<f8", 1)
     if args["model"] != _SUPERVISED:
         raise UnsupportedError("not a supervised model")
+    if args["maxn"] > LONGEST:
+        raise UnsupportedError(f"n-grams of {args['maxn']} characters, more than {LONGEST}")
     size, words, labels = (cursor.one("<i4") for _ in range(3))
     cursor.one("<i8")
     pruned = cursor.one("<i8")
@@ -227,23 +232,23 @@ def read_classifier(data: np.ndarray, prefix: str) -> Classifier:
         bytes(data[a:b]).decode("utf-8", "replace") for a, b in zip(start[words:], end[words:], strict=True)
     )
     left, right = _tree(counts)
-    hashed = args["maxn"] > 0 or args["word_ngrams"] > 1
-    bucket = args["bucket"] if hashed else 0
-    there, ranks, grams = _grams(bucket, pruned, index, rows[words:])
-    keys, numbers = _dictionary(data, start, end)
+    bucket = args["bucket"] if args["maxn"] > 0 or args["word_ngrams"] > 1 else 0
+    there, ranks, rows = _grams(bucket, pruned, index, rows, words)
+    keys, numbers, some = _dictionary(data, start, end)
     eos = [i for i in range(words) if bytes(data[start[i] : end[i]]) == EOS]
     tables = Tables(
-        rows=np.ascontiguousarray(rows[:words]),
-        grams=grams,
-        outputs=np.ascontiguousarray(outputs),
+        rows=rows,
+        outputs=_padded(outputs),
         there=there,
         ranks=ranks,
         keys=keys,
         numbers=numbers,
+        some=some,
         is_label=(np.arange(size) >= words).astype(np.uint8),
         left=left,
         right=right,
         prefix=np.frombuffer(prefix.encode(), np.uint8).copy(),
+        words=words,
         bucket=max(bucket, 1),
         minn=max(args["minn"], 1),
         maxn=args["maxn"],
@@ -256,40 +261,43 @@ def read_classifier(data: np.ndarray, prefix: str) -> Classifier:
 
 
 def _grams(
-    bucket: int, pruned: int, index: np.ndarray, rows: np.ndarray
+    bucket: int, pruned: int, index: np.ndarray, rows: np.ndarray, words: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """`there`, `ranks` and `grams` of the tables. `index` [pruned, 2]: bucket and row of those that were kept."""
+    """`there`, `ranks` and `rows` of the tables. `index` [pruned, 2]: bucket and row of those that were kept."""
     if pruned < 0:
         buckets, places = np.arange(bucket), np.arange(bucket)
     else:
         order = np.argsort(index[:, 0], kind="stable")
         buckets, places = index[order, 0], index[order, 1]
-    if len(places) and not (0 <= places.min() <= places.max() < len(rows)):
+    if len(places) and not (0 <= places.min() <= places.max() < len(rows) - words):
         raise ValueError("an n-gram points past the matrix")
     if len(buckets) and not (0 <= buckets[0] <= buckets[-1] < max(bucket, 1) and np.diff(buckets).all()):
         raise ValueError("an n-gram outside the buckets, or twice")
-    bits = np.zeros(-(-max(bucket, 1) // 32) * 32, bool)
-    bits[buckets] = True
+    bits = np.zeros(-(-(words + max(bucket, 1)) // 32) * 32, bool)
+    bits[:words] = True
+    bits[words + buckets] = True
     there = np.packbits(bits, bitorder="little").view("<u4").astype(np.uint32)
     ranks = np.zeros(len(there), np.uint32)
     ranks[1:] = np.cumsum(bits.reshape(-1, 32).sum(1))[:-1]
     if pruned < 0:
-        return there, ranks, np.ascontiguousarray(rows)
-    return there, ranks, _aligned(rows[places])
+        return there, ranks, _padded(rows)
+    return there, ranks, _padded(np.concatenate([rows[:words], rows[words:][places]]))
 
 
-def _aligned(rows: np.ndarray) -> np.ndarray:
-    """A copy that begins on a cache line, so that a row of 16 floats is one."""
-    room = np.empty(rows.nbytes + 64, np.uint8)
-    start = -room.ctypes.data % 64
-    out = room[start : start + rows.nbytes].view(np.float32).reshape(rows.shape)
-    out[:] = rows
+def _padded(rows: np.ndarray) -> np.ndarray:
+    """A copy that is aligned, with columns of 0 up to a multiple of 16."""
+    out = aligned(*rows.shape)
+    out[:, : rows.shape[1]] = rows
     return out
 
 
-def _dictionary(data: np.ndarray, start: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """`keys` and `numbers` of the tables."""
+def _dictionary(
+    data: np.ndarray, start: np.ndarray, end: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """`keys`, `numbers` and `some` of the tables."""
     size = 1 << max(int(len(start) * 2 - 1).bit_length(), 4)
     keys, numbers = np.zeros(size, np.uint64), np.zeros(size, np.int32)
     _fill_slots(data, start, end, keys, numbers)
-    return keys, numbers
+    some = np.zeros(1 << 17, bool)
+    some[keys[keys > 0] >> np.uint64(47)] = True
+    return keys, numbers, np.packbits(some, bitorder="little").view("<u4").astype(np.uint32)

@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .fasttext_file import HIERARCHICAL, SOFTMAX, Classifier, Tables, fnv
-from .fasttext_ngrams import Block, add_row, has_row, new_block, push_words, row_of
+from .fasttext_ngrams import Block, flush, has_row, new_block, push_word, row_of
 from .fasttext_outputs import best_leaf, best_sigmoid, best_softmax
-from .fasttext_rows import AHEAD, add_rows
+from .fasttext_rows import AHEAD, add_row, add_rows, aligned, clear_row
+from .fasttext_vectors import expect
 from .fasttext_words import find_words, word_key
 from .kernel import lean
 
@@ -23,53 +24,47 @@ _KEPT_BITS = 14
 _KEPT = 1 << _KEPT_BITS  # the sums of 16 floats fit into a megabyte of cache
 _WORDS = 1024
 _ROOM = _WORDS + 32  # 64 bytes hold 32 words
-_NOTHING = _KEPT + _ROOM  # a row of zeros
+_ROWS = _KEPT + _ROOM
 _EOS = np.frombuffer(b"</s>", np.uint8)
 
 
 class Kept(NamedTuple):
-    """Sums by word. keys uint64 [_KEPT] (0: free) and row int64 [_KEPT]: whose sum is where; free int64 [_ROOM]: the
-    other rows, for new words; sums float32 [_NOTHING + 1, dim], sizes int32 [_NOTHING + 1].
+    """Sums by word. slots uint64 [2 * _KEPT]: the key of a word (0: none) and its row, in turn; free uint64 [_ROOM]:
+    the other rows, for new words; sums float32 [_ROWS, dim], sizes int32 [_ROWS].
     """
 
-    keys: np.ndarray
-    row: np.ndarray
+    slots: np.ndarray
     free: np.ndarray
     sums: np.ndarray
     sizes: np.ndarray
 
 
 class Line(NamedTuple):
-    """Words in line. edges int64 [2 * _ROOM]: start and end of each; document int64 [_ROOM]; place int64
-    [_ROOM + AHEAD], a row of the kept sums; of those whose sum is new: bytes start, end, row int64; scratch.
+    """Words in line. edges int64 [2 * _ROOM + 8]: start and end of each; part int64 [_ROOM, 2]: a document, and where
+    its words end; key uint64 [_ROOM]; place uint64 [_ROOM + AHEAD]: a row of the kept sums; new uint32 [_ROOM]: those
+    whose sum is new; scratch.
     """
 
     edges: np.ndarray
-    document: np.ndarray
+    part: np.ndarray
+    key: np.ndarray
     place: np.ndarray
-    start: np.ndarray
-    end: np.ndarray
-    row: np.ndarray
+    new: np.ndarray
     block: Block
 
 
 def _new_kept(dim: int) -> Kept:
-    free = np.arange(_KEPT, _NOTHING)
-    rows = _NOTHING + 1
-    return Kept(
-        np.zeros(_KEPT, np.uint64),
-        np.arange(_KEPT),
-        free,
-        np.zeros((rows, dim), np.float32),
-        np.zeros(rows, np.int32),
-    )
+    slots = np.zeros(2 * _KEPT, np.uint64)
+    slots[1::2] = np.arange(_KEPT)
+    free = np.arange(_KEPT, _ROWS, dtype=np.uint64)
+    sums, sizes = aligned(_ROWS, dim), np.zeros(_ROWS, np.int32)
+    return Kept(slots, free, sums, sizes)
 
 
 def _new_line(maxn: int) -> Line:
-    edges, document, place, start, end, row = (
-        np.zeros(n, np.int64) for n in (2 * _ROOM, _ROOM, _ROOM + AHEAD, _ROOM, _ROOM, _ROOM)
-    )
-    return Line(edges, document, place, start, end, row, new_block(maxn))
+    edges, part = np.zeros(2 * _ROOM + 8, np.int64), np.zeros((_ROOM, 2), np.int64)
+    key, place = np.zeros(_ROOM, np.uint64), np.zeros(_ROOM + AHEAD, np.uint64)
+    return Line(edges, part, key, place, np.zeros(_ROOM, np.uint32), new_block(maxn))
 
 
 @lean
@@ -102,59 +97,69 @@ def _is_label(
 @lean
 def _sum_new(data: np.ndarray, new: int, t: Tables, kept: Kept, line: Line) -> None:
     """The sums of the words that have none yet."""
-    start, end, row, sums, sizes = line.start, line.end, line.row, kept.sums, kept.sizes
-    keys, numbers, prefix, is_label, rows = t.keys, t.numbers, t.prefix, t.is_label, t.rows
-    for w in range(new):
-        a, b, to = start[w], end[w], row[w]
-        number = _find(word_key(data, a, b), keys, numbers)
-        sizes[to] = 0
-        for d in range(sums.shape[1]):
-            sums[to, d] = np.float32(0.0)
-        if _is_label(data, a, b, number, is_label, prefix):
-            end[w] = a
-        elif number >= 0:
-            sizes[to] = 1
-            add_row(sums, to, rows, number)
-    if t.maxn > 0:
-        push_words(data, start, end, row, new, line.block, t, sums, sizes)
+    edges, place, key, sums, sizes, block = (
+        line.edges,
+        line.place,
+        line.key,
+        kept.sums,
+        kept.sizes,
+        line.block,
+    )
+    keys, numbers, prefix, is_label, some, new_words = (
+        t.keys,
+        t.numbers,
+        t.prefix,
+        t.is_label,
+        t.some,
+        line.new,
+    )
+    for i in range(new):
+        w = new_words[i]
+        a, b, row = edges[np.uint32(2) * w], edges[np.uint32(2) * w + np.uint32(1)], place[w]
+        number = -1
+        if has_row(some, np.uint32(key[w] >> np.uint64(47))):
+            number = _find(key[w], keys, numbers)
+        sizes[row] = 0
+        clear_row(sums, row)
+        if not _is_label(data, a, b, number, is_label, prefix):
+            push_word(data, a, b, row, number, block, t, sums, sizes)
+    flush(block, t, sums, sizes)
 
 
 @lean
-def _look_up(
-    data: np.ndarray, words: int, eos: np.uint64, ended: int, kept: Kept, line: Line
-) -> tuple[int, int]:
-    """The place of each word in line; how many have no sum yet, and the document that "</s>" ended last."""
-    edges, document, place, start, end, rows = (
+def _look_up(data: np.ndarray, words: int, eos: np.uint64, kept: Kept, line: Line) -> tuple[Any, bool]:
+    """The place of each word in line; how many have no sum yet, and whether one is "</s>"."""
+    edges, place, keys, new_words, slots, free = (
         line.edges,
-        line.document,
         line.place,
-        line.start,
-        line.end,
-        line.row,
+        line.key,
+        line.new,
+        kept.slots,
+        kept.free,
     )
-    keys, kept_row, free = kept.keys, kept.row, kept.free
-    new: Any = np.int64(0)
+    ends = False
     for w in range(words):
-        a, b = edges[2 * w], edges[2 * w + 1]
-        key = word_key(data, a, b)
-        if key == eos or document[w] == ended:
-            ended = document[w]
-            place[w] = _NOTHING
-            continue
-        slot = np.int64(key >> np.uint64(64 - _KEPT_BITS))
-        known = keys[slot] == key
-        mine, other = kept_row[slot], free[new]
+        key = word_key(data, edges[2 * w], edges[2 * w + 1])
+        keys[w] = key
+        ends |= key == eos
+        expect(slots, np.int64(key >> np.uint64(64 - _KEPT_BITS)) * 2)
+    new = np.uint64(0)
+    for w in range(words):
+        key = keys[w]
+        slot = np.uint64(key >> np.uint64(64 - _KEPT_BITS)) * np.uint64(2)
+        known = slots[slot] == key
+        mine, other = slots[slot + np.uint64(1)], free[new]
         row = mine if known else other
-        keys[slot], kept_row[slot], free[new] = key, row, other if known else mine
-        start[new], end[new], rows[new], place[w] = a, b, row, row
-        new += np.int64(not known)
-    return new, ended
+        slots[slot], slots[slot + np.uint64(1)], free[new] = key, row, other if known else mine
+        new_words[new], place[w] = w, row
+        new += np.uint64(not known)
+    return np.int64(new), ends
 
 
 @lean
 def _settle(
     data: np.ndarray,
-    words: int,
+    parts: int,
     ended: int,
     t: Tables,
     kept: Kept,
@@ -162,19 +167,27 @@ def _settle(
     hidden: np.ndarray,
     count: np.ndarray,
 ) -> int:
-    """Add the sums of the words in line to their documents, in their order."""
-    new, ended = _look_up(data, words, t.eos_key, ended, kept, line)
+    """Add the sums of the words in line to their documents, in their order; the document that "</s>" ended last."""
+    part, place, key, sums, sizes = line.part, line.place, line.key, kept.sums, kept.sizes
+    new, ends = _look_up(data, part[parts - 1, 1], t.eos_key, kept, line)
     _sum_new(data, new, t, kept, line)
-    place, owner, sums, sizes = line.place, line.document, kept.sums, kept.sizes
-    first: Any = np.int64(0)
-    while first < words:
-        stop, document, added = first, owner[first], np.int64(0)
-        while stop < words and owner[stop] == document:
-            added += sizes[place[stop]]
-            stop += 1
+    first = np.int64(0)
+    for i in range(parts):
+        document, last, stop = part[i, 0], part[i, 1], part[i, 1]
+        if document == ended:
+            stop = first
+        elif ends:
+            stop = first
+            while stop < last and key[stop] != t.eos_key:
+                stop += 1
+            if stop < last:
+                ended = document
+        added = np.int64(0)
+        for w in range(first, stop):
+            added += sizes[place[w]]
         count[document] = max(count[document], 0) + added
         add_rows(hidden, document, sums, place, first, stop)
-        first = stop
+        first = last
     return ended
 
 
@@ -189,28 +202,27 @@ def _sum_words(
     count: np.ndarray,
 ) -> None:
     """hidden[i] += the vectors of all words of document i; count[i] = how many, -1 where it has no word."""
-    edges, owner = line.edges, line.document
+    edges, part = line.edges, line.part
     n: Any = np.int64(0)
-    owned: Any = np.int64(0)
+    parts: Any = np.int64(0)
     ended: Any = np.int64(-1)
     for document in range(len(offsets) - 1):
         p, end = offsets[document], offsets[document + 1]
         count[document] = -1
-        blank = np.uint64(1)
+        blank, before = np.uint64(1), n
         while p <= end:
             n, blank = find_words(data, p, end, blank, edges, n)
             p += 64
             if n >= 2 * _WORDS:
-                words = n >> 1
-                for w in range(owned, words):
-                    owner[w] = document
-                ended = _settle(data, words, ended, t, kept, line, hidden, count)
+                part[parts, 0], part[parts, 1] = document, n >> 1
+                ended = _settle(data, parts + 1, ended, t, kept, line, hidden, count)
                 edges[0] = edges[n - 1]
-                n, owned = n & 1, np.int64(0)
-        for w in range(owned, n >> 1):
-            owner[w] = document
-        owned = n >> 1
-    _settle(data, n >> 1, ended, t, kept, line, hidden, count)
+                n, parts, before = n & 1, np.int64(0), np.int64(0)
+        if n - before > 1:
+            part[parts, 0], part[parts, 1] = document, n >> 1
+            parts += 1
+    if parts > 0:
+        _settle(data, parts, ended, t, kept, line, hidden, count)
 
 
 @lean
@@ -249,9 +261,9 @@ def _add_word_ngrams(
         h64 = np.uint64(np.int64(np.int32(hashes[i])))
         for j in range(i + 1, min(i + t.word_ngrams, words)):
             h64 = np.uint64(np.uint64(h64 * np.uint64(116049371)) + np.uint64(np.int64(np.int32(hashes[j]))))
-            bucket = np.uint32(h64 % np.uint64(t.bucket))
+            bucket = np.uint32(h64 % np.uint64(t.bucket)) + np.uint32(t.words)
             if has_row(t.there, bucket):
-                add_row(hidden, document, t.grams, row_of(t.there, t.ranks, bucket))
+                add_row(hidden, document, t.rows, row_of(t.there, t.ranks, bucket))
                 added += 1
     return added
 
@@ -308,7 +320,7 @@ class _Memory(threading.local):
     def of(self, model: Classifier) -> tuple[Kept, Line]:
         if self.held is None or self.model is not model:
             tables = model.tables
-            self.model, self.held = model, (_new_kept(tables.grams.shape[1]), _new_line(tables.maxn))
+            self.model, self.held = model, (_new_kept(tables.rows.shape[1]), _new_line(tables.maxn))
         return self.held
 
 
@@ -322,7 +334,7 @@ def predict_batch(model: Classifier, data: np.ndarray, offsets: np.ndarray) -> t
     """
     documents, tables = len(offsets) - 1, model.tables
     labels, scores = np.empty(documents, np.int32), np.empty(documents, np.float64)
-    hidden, count = np.zeros((documents, tables.grams.shape[1]), np.float32), np.zeros(documents, np.int64)
+    hidden, count = np.zeros((documents, tables.rows.shape[1]), np.float32), np.zeros(documents, np.int64)
     kept, line = _memory.of(model)
     _sum_words(data, offsets, tables, kept, line, hidden, count)
     longest = int(np.diff(offsets).max(initial=0)) if tables.word_ngrams > 1 else 0

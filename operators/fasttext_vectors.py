@@ -1,4 +1,4 @@
-"""Sixteen numbers at a time, and bytes in groups, as LLVM instructions: numba itself has no vector type."""
+"""Sixteen numbers at a time as a type that kernels can hold, and what the language kernel does with it."""
 
 from __future__ import annotations
 
@@ -9,54 +9,64 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, models, register_model
 
+from . import lanes
+from .lanes import BIT, BYTE, INT32, INT64, Lanes, copies, data_of
+
 LANES = 16
-_I1, _I8, _I32, _I64 = (ir.IntType(bits) for bits in (1, 8, 32, 64))
-_VECTOR = ir.VectorType(_I32, LANES)
+_VECTOR = ir.VectorType(INT32, LANES)
+_FLAGS = ir.VectorType(BIT, LANES)
 
 
-class Lanes(types.Type):  # type: ignore[misc]
+class Sixteen(types.Type):  # type: ignore[misc]
     """uint32 [16] in a vector register."""
 
     def __init__(self) -> None:
-        super().__init__(name="Lanes")
+        super().__init__(name="Sixteen")
 
 
-lanes = Lanes()
+sixteen = Sixteen()
 
 
-@register_model(Lanes)
-class _LanesModel(models.PrimitiveModel):  # type: ignore[misc]
+@register_model(Sixteen)
+class _SixteenModel(models.PrimitiveModel):  # type: ignore[misc]
     def __init__(self, manager: Any, kind: Any) -> None:
         super().__init__(manager, kind, _VECTOR)
-
-
-def _every(builder: Any, value: Any, width: int = LANES) -> Any:
-    """A vector with `value` in every lane."""
-    kind = ir.VectorType(value.type, width)
-    one = builder.insert_element(ir.Constant(kind, ir.Undefined), value, ir.Constant(_I32, 0))
-    return builder.shuffle_vector(
-        one, ir.Constant(kind, ir.Undefined), ir.Constant(ir.VectorType(_I32, width), [0] * width)
-    )
-
-
-def _same(value: int) -> Any:
-    return ir.Constant(_VECTOR, [value] * LANES)
-
-
-def _at(context: Any, builder: Any, kind: Any, array: Any, index: Any) -> Any:
-    return builder.gep(context.make_array(kind)(context, builder, array).data, [index])
 
 
 def _bits(builder: Any, flags: Any) -> Any:
     """Flags <n x i1> as an integer, the first lane lowest."""
     number = builder.bitcast(flags, ir.IntType(flags.type.count))
-    return number if number.type.width == 64 else builder.zext(number, _I64)
+    return number if number.type.width == 64 else builder.zext(number, INT64)
+
+
+def _flags(builder: Any, bits: Any) -> Any:
+    return builder.bitcast(builder.trunc(bits, ir.IntType(LANES)), _FLAGS)
+
+
+def prefetch(builder: Any, place: Any) -> None:
+    """Ask for the cache line at this pointer."""
+    byte = BYTE.as_pointer()
+    kind = ir.FunctionType(ir.VoidType(), [byte, INT32, INT32, INT32])
+    function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+    read, stay, data = (ir.Constant(INT32, value) for value in (0, 3, 1))
+    builder.call(function, [builder.bitcast(place, byte), read, stay, data])
+
+
+@intrinsic
+def expect(typing: Any, array: Any, i: Any) -> Any:
+    """In a kernel: ask for the cache line of array[i], which may lie outside."""
+
+    def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        prefetch(builder, builder.gep(data_of(context, builder, signature, values, 0), [values[1]]))
+        return context.get_dummy_value()
+
+    return types.void(array, types.int64), emit
 
 
 @intrinsic
 def every(typing: Any, value: Any) -> Any:
     """In a kernel: the same uint32 in every lane."""
-    return lanes(types.uint32), lambda context, builder, signature, values: _every(builder, values[0])
+    return sixteen(types.uint32), lambda _, builder, __, values: copies(builder, values[0], LANES).value
 
 
 @intrinsic
@@ -64,93 +74,107 @@ def load(typing: Any, array: Any, i: Any) -> Any:
     """In a kernel: array[i : i + 16] of uint32."""
 
     def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        place = _at(context, builder, signature.args[0], values[0], values[1])
-        return builder.load(builder.bitcast(place, _VECTOR.as_pointer()), align=4)
+        return lanes.load(builder, data_of(context, builder, signature, values, 0), values[1], LANES).value
 
-    return lanes(array, types.int64), emit
-
-
-@intrinsic
-def hash_bytes(typing: Any, h: Any, chars: Any, steps: Any) -> Any:
-    """In a kernel: FNV-1a of signed bytes goes on over the first `steps` bytes of each lane; a byte of 0 that is not
-    the first is passed over."""
-
-    def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        h, c, steps = values
-        prime, up = _same(16777619), _same(24)
-
-        def more(h: Any, c: Any) -> Any:
-            return builder.mul(builder.xor(h, builder.ashr(builder.shl(c, up), up)), prime)
-
-        state = cgutils.alloca_once_value(builder, more(h, c))
-        rest = cgutils.alloca_once_value(builder, c)
-        with cgutils.for_range_slice(builder, ir.Constant(_I64, 1), steps, ir.Constant(_I64, 1)):
-            c = builder.lshr(builder.load(rest), _same(8))
-            builder.store(c, rest)
-            before = builder.load(state)
-            builder.store(
-                builder.select(builder.icmp_unsigned("==", c, _same(0)), before, more(before, c)), state
-            )
-        return builder.load(state)
-
-    return lanes(lanes, lanes, types.int64), emit
+    return sixteen(array, types.int64), emit
 
 
 @intrinsic
-def remainder(typing: Any, value: Any, size: Any, inverse: Any) -> Any:
-    """In a kernel: value modulo size, of uint32; `inverse`: 2^32 / size rounded down, 2^32 - 1 at most."""
+def fill(typing: Any, array: Any, i: Any, value: Any) -> Any:
+    """In a kernel: array[i : i + 16] of uint32 = value."""
 
     def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        value, size, inverse = values[0], _every(builder, values[1]), _every(builder, values[2])
-        wide = ir.VectorType(_I64, LANES)
-        product = builder.mul(builder.zext(value, wide), builder.zext(inverse, wide))
-        quotient = builder.trunc(builder.lshr(product, ir.Constant(wide, [32] * LANES)), _VECTOR)
-        rest = builder.sub(value, builder.mul(quotient, size))  # the quotient may be one too small
-        less = builder.sub(rest, size)
-        return builder.select(builder.icmp_unsigned("<", less, rest), less, rest)
+        data = data_of(context, builder, signature, values, 0)
+        lanes.store(builder, data, values[1], copies(builder, values[2], LANES))
+        return context.get_dummy_value()
 
-    return lanes(lanes, types.uint32, types.uint32), emit
-
-
-@intrinsic
-def test_bits(typing: Any, array: Any, number: Any) -> Any:
-    """In a kernel: which of the numbers have their bit set in `array` of uint32 (bit 0 is the lowest of the first)."""
-
-    def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        data = context.make_array(signature.args[0])(context, builder, values[0]).data
-        number = values[1]
-        index = builder.zext(builder.lshr(number, _same(5)), ir.VectorType(_I64, LANES))
-        found = _gather(builder, data, index)
-        bit = builder.shl(_same(1), builder.and_(number, _same(31)))
-        return _bits(builder, builder.icmp_unsigned("!=", builder.and_(found, bit), _same(0)))
-
-    return types.uint64(array, lanes), emit
-
-
-def _gather(builder: Any, data: Any, index: Any) -> Any:
-    pointers = ir.VectorType(data.type, LANES)
-    base = _every(builder, data)
-    places = builder.gep(base, [index], source_etype=_I32)
-    flags = ir.VectorType(_I1, LANES)
-    kind = ir.FunctionType(_VECTOR, [pointers, _I32, flags, _VECTOR])
-    function = cgutils.get_or_insert_function(builder.module, kind, "llvm.masked.gather.v16i32.v16p0")
-    return builder.call(function, [places, ir.Constant(_I32, 4), ir.Constant(flags, [1] * LANES), _same(0)])
+    return types.void(array, types.uint64, types.uint32), emit
 
 
 @intrinsic
 def keep(typing: Any, array: Any, i: Any, value: Any, which: Any) -> Any:
-    """In a kernel: the lanes named in `which`, one behind the other, to array[i:] of uint32."""
+    """In a kernel: the lanes named in the bits `which`, one behind the other, to array[i:] of uint32; what is written
+    behind them, up to array[i + 16], means nothing."""
 
     def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        place = _at(context, builder, signature.args[0], values[0], values[1])
-        flags = ir.VectorType(_I1, LANES)
-        mask = builder.bitcast(builder.trunc(values[3], ir.IntType(LANES)), flags)
-        kind = ir.FunctionType(ir.VoidType(), [_VECTOR, place.type, flags])
-        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.masked.compressstore.v16i32")
-        builder.call(function, [values[2], place, mask])
+        kind = ir.FunctionType(_VECTOR, [_VECTOR, _FLAGS, _VECTOR])
+        name = "llvm.experimental.vector.compress.v16i32"
+        function = cgutils.get_or_insert_function(builder.module, kind, name)
+        some = builder.call(
+            function, [values[2], _flags(builder, values[3]), ir.Constant(_VECTOR, ir.Undefined)]
+        )
+        data = data_of(context, builder, signature, values, 0)
+        lanes.store(builder, data, values[1], Lanes(builder, some))
         return context.get_dummy_value()
 
-    return types.void(array, types.int64, lanes, types.uint64), emit
+    return types.void(array, types.uint64, sixteen, types.uint64), emit
+
+
+@intrinsic
+def hash_bytes(typing: Any, h: Any, chars: Any, steps: Any) -> Any:
+    """In a kernel: FNV-1a of signed bytes goes on over the first `steps` bytes of each lane, the lowest one first, but
+    not over those that have only zeros above and in them; the first one always counts."""
+
+    def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        def more(h: Lanes, c: Lanes) -> Lanes:
+            up = Lanes(builder, ir.Constant(_VECTOR, [24] * LANES)).value
+            signed = builder.ashr((c << 24).value, up)
+            return (h ^ Lanes(builder, signed)) * 16777619
+
+        h, c = Lanes(builder, values[0]), Lanes(builder, values[1])
+        state = cgutils.alloca_once_value(builder, more(h, c).value)
+        rest = cgutils.alloca_once_value(builder, c.value)
+        with cgutils.for_range_slice(builder, ir.Constant(INT64, 1), values[2], ir.Constant(INT64, 1)):
+            c = Lanes(builder, builder.load(rest)) >> 8
+            before = Lanes(builder, builder.load(state))
+            builder.store(c.value, rest)
+            builder.store(c.compare("==", 0).where(before, more(before, c)).value, state)
+        return builder.load(state)
+
+    return sixteen(sixteen, sixteen, types.int64), emit
+
+
+@intrinsic
+def remainder(typing: Any, value: Any, size: Any, inverse: Any, more: Any) -> Any:
+    """In a kernel: value modulo size, plus more, of uint32; `inverse`: 2^32 / size rounded down, 2^32 - 1 at most."""
+
+    def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        def wide(some: Lanes) -> Lanes:
+            return Lanes(builder, builder.zext(some.value, ir.VectorType(INT64, LANES)))
+
+        value, more = Lanes(builder, values[0]), Lanes(builder, values[3])
+        size, inverse = copies(builder, values[1], LANES), copies(builder, values[2], LANES)
+        quotient = builder.trunc(((wide(value) * wide(inverse)) >> 32).value, _VECTOR)
+        rest = value - Lanes(builder, quotient) * size  # the quotient may be one too small
+        less = rest - size
+        return (less.compare("<", rest).where(less, rest) + more).value
+
+    return sixteen(sixteen, types.uint32, types.uint32, sixteen), emit
+
+
+def _gather(builder: Any, data: Any, index: Any, which: Any) -> Lanes:
+    places = builder.gep(copies(builder, data, LANES).value, [index], source_etype=INT32)
+    kind = ir.FunctionType(_VECTOR, [places.type, INT32, _FLAGS, _VECTOR])
+    name = f"llvm.masked.gather.v{LANES}i32.v{LANES}p0"
+    function = cgutils.get_or_insert_function(builder.module, kind, name)
+    zeros = ir.Constant(_VECTOR, [0] * LANES)
+    return Lanes(builder, builder.call(function, [places, ir.Constant(INT32, 4), which, zeros]))
+
+
+@intrinsic
+def test_bits(typing: Any, array: Any, number: Any, which: Any) -> Any:
+    """In a kernel: which of the numbers named in `which` have their bit set in `array` of uint32, the first of them
+    the lowest bit of array[0]."""
+
+    def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        number = Lanes(builder, values[1])
+        index = builder.zext((number >> 5).value, ir.VectorType(INT64, LANES))
+        data = data_of(context, builder, signature, values, 0)
+        found = _gather(builder, data, index, _flags(builder, values[2]))
+        one = Lanes(builder, ir.Constant(_VECTOR, [1] * LANES))
+        return _bits(builder, (found & (one << (number & 31))).compare("!=", 0).value)
+
+    return types.uint64(array, sixteen, types.uint64), emit
 
 
 @intrinsic
@@ -158,12 +182,10 @@ def widen(typing: Any, data: Any, i: Any, to: Any, j: Any) -> Any:
     """In a kernel: to[j : j + 16] = data[i : i + 16], uint8 to uint32; which of them are above 127."""
 
     def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        small = ir.VectorType(_I8, LANES)
-        source = _at(context, builder, signature.args[0], values[0], values[1])
-        target = _at(context, builder, signature.args[2], values[2], values[3])
-        found = builder.load(builder.bitcast(source, small.as_pointer()), align=1)
-        builder.store(builder.zext(found, _VECTOR), builder.bitcast(target, _VECTOR.as_pointer()), align=4)
-        return _bits(builder, builder.icmp_signed("<", found, ir.Constant(small, [0] * LANES)))
+        source, target = (data_of(context, builder, signature, values, n) for n in (0, 2))
+        found = lanes.load(builder, source, values[1], LANES)
+        lanes.store(builder, target, values[3], Lanes(builder, builder.zext(found.value, _VECTOR)))
+        return _bits(builder, found.compare(">", 127).value)
 
     return types.uint64(data, types.int64, to, types.int64), emit
 
@@ -173,30 +195,31 @@ def blanks(typing: Any, data: Any, i: Any) -> Any:
     """In a kernel: which of data[i : i + 64] separate words for fastText: space, \\t \\n \\v \\f \\r, \\0."""
 
     def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        kind = ir.VectorType(_I8, 64)
-
-        def all_of(value: int) -> Any:
-            return ir.Constant(kind, [value] * 64)
-
-        place = _at(context, builder, signature.args[0], values[0], values[1])
-        found = builder.load(builder.bitcast(place, kind.as_pointer()), align=1)
-        blank = builder.icmp_unsigned("<", builder.sub(found, all_of(9)), all_of(5))
-        for value in (0, 32):
-            blank = builder.or_(blank, builder.icmp_unsigned("==", found, all_of(value)))
-        return _bits(builder, blank)
+        found = lanes.load(builder, data_of(context, builder, signature, values, 0), values[1], 64)
+        blank = (found - 9).compare("<", 5) | found.compare("==", 0) | found.compare("==", 32)
+        return _bits(builder, blank.value)
 
     return types.uint64(data, types.int64), emit
+
+
+def _load_number(kind: Any) -> Any:
+    def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        place = builder.gep(data_of(context, builder, signature, values, 0), [values[1]])
+        return builder.load(builder.bitcast(place, kind.as_pointer()), align=1)
+
+    return emit
 
 
 @intrinsic
-def load_bytes(typing: Any, data: Any, i: Any) -> Any:
+def load_eight(typing: Any, data: Any, i: Any) -> Any:
     """In a kernel: data[i : i + 8] as one number, the first byte lowest."""
+    return types.uint64(data, types.int64), _load_number(INT64)
 
-    def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        place = _at(context, builder, signature.args[0], values[0], values[1])
-        return builder.load(builder.bitcast(place, _I64.as_pointer()), align=1)
 
-    return types.uint64(data, types.int64), emit
+@intrinsic
+def load_four(typing: Any, data: Any, i: Any) -> Any:
+    """In a kernel: data[i : i + 4] as one number, the first byte lowest."""
+    return types.uint32(data, types.int64), _load_number(INT32)
 
 
 @intrinsic
@@ -206,21 +229,7 @@ def fold(typing: Any, a: Any, b: Any) -> Any:
     def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         wide = ir.IntType(128)
         product = builder.mul(builder.zext(values[0], wide), builder.zext(values[1], wide))
-        upper = builder.trunc(builder.lshr(product, ir.Constant(wide, 64)), _I64)
-        return builder.xor(upper, builder.trunc(product, _I64))
+        upper = builder.trunc(builder.lshr(product, ir.Constant(wide, 64)), INT64)
+        return builder.xor(upper, builder.trunc(product, INT64))
 
     return types.uint64(types.uint64, types.uint64), emit
-
-
-@intrinsic
-def lowest(typing: Any, bits: Any) -> Any:
-    """In a kernel: the position of the lowest bit that is set (of 0: any)."""
-    return types.int64(types.uint64), lambda context, builder, signature, values: builder.cttz(
-        values[0], ir.Constant(_I1, 1)
-    )
-
-
-@intrinsic
-def population(typing: Any, bits: Any) -> Any:
-    """In a kernel: how many bits are set."""
-    return types.int64(types.uint64), lambda context, builder, signature, values: builder.ctpop(values[0])

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from .fasttext_vectors import blanks, fold, load_bytes, lowest
+from .fasttext_vectors import blanks, expect, fold, load_eight
 from .kernel import inline, lean
+from .lanes import ones, put_places
 
 # The lowest byte of each is a space, which no byte of a word equals: what is multiplied is never 0.
 _A, _B, _C = np.uint64(0xA0761D6478BD6420), np.uint64(0xE7037ED1A0B42820), np.uint64(0x8EBC6AF09C88C620)
@@ -46,22 +47,23 @@ def find_words(
     """
     if p + 64 <= len(data):
         bits = blanks(data, p)
+        expect(data, p + 768)
     else:
         bits = _some_blanks(data, p, min(p + 64, end))
     if end < p + 64:
         bits |= _ALL << np.uint64(end - p)
     change = bits ^ ((bits << np.uint64(1)) | before)
+    found, at = ones(change), n
     while change:
-        edges[n] = p + lowest(change)
-        n += 1
-        change &= change - np.uint64(1)
-    return n, bits >> np.uint64(63)
+        change = put_places(change, p, edges, at)
+        at += 8
+    return n + found, bits >> np.uint64(63)
 
 
 @inline
 def _bytes(data: np.ndarray, p: int, left: int) -> np.uint64:
     """Eight bytes from p on, 0 behind the first `left`."""
-    x = load_bytes(data, p) if p + 8 <= len(data) else _some_bytes(data, p)
+    x = load_eight(data, p) if p + 8 <= len(data) else _some_bytes(data, p)
     half = np.uint64(32 - 4 * min(max(left, 0), 8))
     return x & ((_ALL >> half) >> half)
 

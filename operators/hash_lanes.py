@@ -1,4 +1,4 @@
-"""Eight words at a time through xxh64, bit-identical to `hashing.xxh64`.
+"""Eight words or runs of bytes at a time through xxh64, bit-identical to `hashing.xxh64`.
 
 Word by word its time is mispredicted branches, on how long a word is; here lanes that are through are masked.
 """
@@ -6,6 +6,7 @@ Word by word its time is mispredicted branches, on how long a word is; here lane
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from llvmlite import ir
@@ -48,6 +49,17 @@ def _lower_case(words: Lanes) -> Lanes:
     return _lower_bytes(words.cast(ir.VectorType(BYTE, 64))).cast(_EIGHT)
 
 
+def _eight(h: Lanes, word: Lanes) -> Lanes:
+    """The hashes after eight more bytes."""
+    return (h ^ ((word * P2).turned(31) * P1)).turned(27) * P1 + P4
+
+
+def _mixed(h: Lanes) -> Lanes:
+    h = (h ^ (h >> 33)) * P2
+    h = (h ^ (h >> 29)) * P3
+    return h ^ (h >> 32)
+
+
 def _eights(builder: Any, h: Lanes, size: Lanes, word: Callable[[Lanes], Lanes]) -> Lanes:
     """The hashes after all whole eight bytes; word(k): the eight bytes of every lane from byte k on."""
     held = cgutils.alloca_once_value(builder, h.value)
@@ -62,8 +74,7 @@ def _eights(builder: Any, h: Lanes, size: Lanes, word: Callable[[Lanes], Lanes])
     before = Lanes(builder, builder.load(held))
     # A lane that is through reads its first bytes again.
     read = word(more.where(done, done ^ done))
-    now = (before ^ ((read * P2).turned(31) * P1)).turned(27) * P1 + P4
-    builder.store(more.where(now, before).value, held)
+    builder.store(more.where(_eight(before, read), before).value, held)
     builder.store(builder.add(builder.load(place), ir.Constant(INT64, 8)), place)
     builder.branch(head)
     builder.position_at_end(after)
@@ -80,9 +91,7 @@ def _hash(builder: Any, size: Lanes, word: Callable[[Lanes], Lanes]) -> Lanes:
     for k in range(3):
         h = (size & 3).compare(">", k).where((h ^ ((rest & 0xFF) * P5)).turned(11) * P1, h)
         rest = rest >> 8
-    h = (h ^ (h >> 33)) * P2
-    h = (h ^ (h >> 29)) * P3
-    return h ^ (h >> 32)
+    return _mixed(h)
 
 
 def _hash_eight(change: Take) -> Any:
@@ -107,6 +116,61 @@ seed 0, for k = 0 .. 7. Gives a uint64 with bit k set where a word has `LONG` by
 another way. Reads up to 8 bytes beyond a word. data: uint8; start, end: int64; out: uint64."""
 hash_eight_lower = _hash_eight(_lower_case)
 """The same with capitals of ASCII as small letters."""
+
+
+def _stripes(builder: Any, seed: Lanes, width: Any, word: Take) -> Lanes:
+    """The hashes after all whole 32 bytes of runs of `width` bytes, and `width` itself added."""
+    number = partial(ir.Constant, INT64)
+    state = [
+        cgutils.alloca_once_value(builder, x.value) for x in (seed + (P1 + P2), seed + P2, seed, seed - P1)
+    ]
+    found = cgutils.alloca_once_value(builder, (seed + P5).value)
+    stripes = builder.and_(width, number(-32))
+    with builder.if_then(builder.icmp_unsigned(">", stripes, number(0))):
+        with cgutils.for_range_slice(builder, number(0), stripes, number(32)) as (place, _):
+            for k, held in enumerate(state):
+                read = word(copies(builder, builder.add(place, number(8 * k)), 8))
+                mixed = (Lanes(builder, builder.load(held)) + read * P2).turned(31) * P1
+                builder.store(mixed.value, held)
+        lanes = [Lanes(builder, builder.load(held)) for held in state]
+        turned = [lane.turned(bits) for lane, bits in zip(lanes, (1, 7, 12, 18), strict=True)]
+        h = turned[0] + turned[1] + turned[2] + turned[3]
+        for lane in lanes:
+            h = (h ^ ((lane * P2).turned(31) * P1)) * P1 + P4
+        builder.store(h.value, found)
+    return Lanes(builder, builder.load(found)) + copies(builder, width, 8)
+
+
+@intrinsic
+def hash_runs(typing: Any, data: Any, p: Any, width: Any, runs: Any, seed: Any, out: Any) -> Any:
+    """out[k] = xxh64 of data[p + k * width:p + (k + 1) * width] with seed `seed` + k for k = 0 .. 7.
+
+    `width` is a multiple of 8. There are but `runs` of them; what is written for further ones means nothing.
+    """
+
+    def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        text, to = (data_of(context, builder, signature, values, n) for n in (0, 5))
+        _, p, width, runs, seed, _ = values
+        number = partial(ir.Constant, INT64)
+        run = Lanes(builder, ir.Constant(_EIGHT, list(range(8))))
+        latest = copies(builder, builder.sub(runs, number(1)), 8)
+        begin = run.compare("<", latest).where(run, latest) * copies(builder, width, 8) + copies(
+            builder, p, 8
+        )
+
+        def word(place: Lanes) -> Lanes:
+            return _gather(builder, text, begin + place)
+
+        held = cgutils.alloca_once(builder, _EIGHT)
+        builder.store(_stripes(builder, run + copies(builder, seed, 8), width, word).value, held)
+        rest = builder.and_(width, number(-32))
+        with cgutils.for_range_slice(builder, rest, width, number(8)) as (place, _):
+            read = word(copies(builder, place, 8))
+            builder.store(_eight(Lanes(builder, builder.load(held)), read).value, held)
+        store(builder, to, number(0), _mixed(Lanes(builder, builder.load(held))))
+        return context.get_dummy_value()
+
+    return types.void(data, types.int64, types.int64, types.int64, types.int64, out), emit
 
 
 @intrinsic

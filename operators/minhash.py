@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from .contract import TEXT, Kind, with_columns
+from .hash_lanes import hash_runs
 from .hashing import xxh64
 from .kernel import lean
 from .minima import minima
@@ -112,7 +113,7 @@ class MinHash:
         """
         data = np.ascontiguousarray(signatures, dtype="<u4").view(np.uint8).reshape(-1)
         out = np.empty((len(signatures), self.bands), dtype=np.uint64)
-        _band_hashes(data, 4 * self.num_perm, 4 * self.rows, out)
+        _band_hashes(data, 4 * self.num_perm, 4 * self.rows, np.empty(8, np.uint64), out)
         return out
 
     def __call__(self, table: pa.Table) -> pa.Table:
@@ -123,8 +124,17 @@ class MinHash:
 
 
 @lean
-def _band_hashes(data: np.ndarray, stride: int, width: int, out: np.ndarray) -> None:
+def _band_hashes(data: np.ndarray, stride: int, width: int, eight: np.ndarray, out: np.ndarray) -> None:
+    bands = out.shape[1]
     for document in range(out.shape[0]):
-        for band in range(out.shape[1]):
-            start = document * stride + band * width
-            out[document, band] = xxh64(data, start, start + width, np.uint64(band))
+        start = document * stride
+        if width & 7:
+            for band in range(bands):
+                out[document, band] = xxh64(data, start, start + width, np.uint64(band))
+                start += width
+            continue
+        for band in range(0, bands, 8):
+            more = min(bands - band, 8)
+            hash_runs(data, start + band * width, width, more, band, eight)
+            for k in range(more):
+                out[document, band + k] = eight[k]

@@ -60,14 +60,16 @@ def test_permutations_are_those_of_datasketch(num_perm, seed):
     np.testing.assert_array_equal(permutations(num_perm, seed), want)
 
 
-def test_bands_are_the_published_hash_of_their_rows():
-    model = MinHash(num_perm=20, bands=3, rows=5)
+@pytest.mark.parametrize(
+    ("bands", "rows"), [(3, 5), (14, 8), (1, 1), (9, 2), (8, 6), (3, 22), (16, 16), (2, 13)]
+)
+def test_bands_are_the_published_hash_of_their_rows(bands, rows):
+    model = MinHash(num_perm=bands * rows + 3, bands=bands, rows=rows)
     signatures = model.signatures(table_of(MORE))
-    bands = model.band_hashes(signatures)
-    for row, hashes in zip(signatures, bands, strict=True):
-        rows = row.astype("<u4")
-        want = [xxhash.xxh64_intdigest(rows[5 * k : 5 * k + 5].tobytes(), k) for k in range(3)]
-        assert hashes.tolist() == want
+    for row, hashes in zip(signatures, model.band_hashes(signatures), strict=True):
+        parts = row.astype("<u4")[: bands * rows].reshape(bands, rows)
+        assert hashes.tolist() == [xxhash.xxh64_intdigest(part.tobytes(), k) for k, part in enumerate(parts)]
+    assert model.band_hashes(signatures[:0]).shape == (0, bands)
 
 
 def test_operator_adds_bands_and_null_without_words():

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from . import local_ray
 from .console import make_console
 from .errors import MalmoiError
 
@@ -39,6 +40,7 @@ def run(
     ] = None,
 ) -> None:
     """Run a recipe. The same command goes on after a stop; a finished run says so."""
+    local_ray.begin(recipe, overrides or [])
     from .run import run_file
 
     run_file(recipe, overrides or [], console=make_console(), base=base)
@@ -191,6 +193,14 @@ def _add_commands() -> None:
 
 def main() -> None:
     """Entry point: errors of ours in one clear line each, exit code 2; Ctrl-C exits with 130."""
+    try:
+        _command()
+    except SystemExit as stop:
+        local_ray.leave(stop.code if isinstance(stop.code, int) else int(stop.code is not None))
+        raise
+
+
+def _command() -> None:
     _add_commands()
     try:
         app(standalone_mode=True)

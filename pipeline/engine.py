@@ -28,8 +28,9 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-from . import cluster, errors, watch
+from . import cluster, errors, local_ray, watch
 from .errors import MalmoiError, ResourceError
+from .local_ray import TRIES, TURN, usable_cpus
 from .poison import Overdue, limited
 from .recipe import Run
 from .storage import READERS, Folder
@@ -38,10 +39,6 @@ from .written import is_there
 # Of files that an earlier call left: hashed in this process (1.5 GB/s from a disk) rather than by workers.
 CHECK_HERE_BYTES = 4 * 1024**3
 
-# A job whose worker dies so often stops the run.
-TRIES = 3
-# A worker is given up to so many jobs at once: Ray Data takes 0.15 to 0.2 s to give it something new.
-TURN = 8
 _DIED = (
     f"the worker process failed {TRIES} times. Most often the machine ran out of memory: lower run.num_cpus or "
     "run.batch_bytes. MALMOI_DEBUG=1 shows more"
@@ -158,25 +155,17 @@ def _raise(stage: str, answer: dict[str, Any]) -> None:
 
 def start_ray(run: Run) -> int:
     """Connect to RAY_ADDRESS, or start Ray in this process; the number of CPUs that a stage may use."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_task_oom_retries", str(TRIES * TURN - 1))
-    import ray
+    local_ray.prepare()
+    import ray.data
 
+    local_ray.settle()
     if not ray.is_initialized():
         address = os.environ.get("RAY_ADDRESS")
-        options: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
         if address:
             _check_address(address)
-            ray.init(address=address, **options)
+            ray.init(address=address, logging_level="ERROR", log_to_driver=False)
         else:
-            store = 256 * 1024**2  # only descriptors and counts pass through it
-            ray.init(
-                address="local",  # not whatever cluster Ray finds a trace of on this machine
-                num_cpus=min(run.num_cpus or usable_cpus(), usable_cpus()),
-                include_dashboard=False,
-                object_store_memory=store,
-                **options,
-            )
+            local_ray.start(min(run.num_cpus or usable_cpus(), usable_cpus()))
     there = cluster.usable(run)
     if os.environ.get("RAY_ADDRESS"):
         return run.num_cpus or sys.maxsize  # nodes may join later
@@ -194,11 +183,6 @@ def _check_address(address: str) -> None:
         raise ResourceError(
             f"RAY_ADDRESS={address}: no Ray cluster answers ({error}); start it, or unset RAY_ADDRESS to run here"
         ) from error
-
-
-def usable_cpus() -> int:
-    """CPUs that this process may run on (affinity respected)."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
 
 
 def wait_for_cpu(seconds: float = 60.0, run: Run | None = None) -> None:
@@ -265,7 +249,7 @@ def _on_ray(
                 batch_format="pyarrow",
                 num_cpus=1,
                 compute=TaskPoolStrategy(size=workers),
-                max_retries=TRIES * TURN - 1,
+                max_retries=local_ray.RETRIES,
                 **cluster.placement(run),
             )
         for row in answers.iter_rows():

@@ -1,0 +1,134 @@
+"""Ray for one process: started beside its imports and its plan, ended without waiting.
+
+Of the seconds that Ray takes to start, most are spent waiting for its own processes. Its orderly end takes another
+one or two, one process after the other; when a command ends, nobody waits for anything in them, so they are killed
+together.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+# A job whose worker dies so often stops the run.
+TRIES = 3
+# A worker is given up to so many jobs at once: Ray Data takes 0.15 to 0.2 s to give it something new.
+TURN = 8
+RETRIES = TRIES * TURN - 1
+_STORE_BYTES = 256 * 1024**2  # only descriptors and counts pass through it
+
+
+class _Start:
+    """Ray as it is started by a thread, which Linux ends Ray's processes with: it stays as long as this process."""
+
+    def __init__(self, cpus: int) -> None:
+        self.error: BaseException | None = None
+        self.done = threading.Event()
+        threading.Thread(target=self._run, args=(cpus,), name="malmoi-ray", daemon=True).start()
+
+    def _run(self, cpus: int) -> None:
+        try:
+            start(cpus)
+        except BaseException as error:
+            self.error = error
+        self.done.set()
+        threading.Event().wait()
+
+
+_early: _Start | None = None
+
+
+def usable_cpus() -> int:
+    """CPUs that this process may run on (affinity respected)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+
+
+def begin(recipe: str, overrides: Sequence[str]) -> None:
+    """Start Ray for a run whose recipe is not read yet, beside the imports; not where it is finished, or runs on a
+    cluster. What is wrong with the recipe is told by those who read it."""
+    global _early
+    if os.environ.get("RAY_ADDRESS") or _early is not None:
+        return
+    with suppress(Exception):
+        cpus = _peek(Path(recipe), dict(text.split("=", 1) for text in overrides))
+        if cpus:
+            _early = _Start(cpus)
+
+
+def _peek(recipe: Path, given: dict[str, str]) -> int:
+    """CPUs of a run that is still to be made in a folder of this machine, else 0."""
+    import yaml
+
+    said = yaml.safe_load(recipe.read_bytes())
+    output = given.get("output", said["output"])
+    if "://" in output or (Path(output) / "manifest.json").exists():
+        return 0
+    cpus = int(given.get("run.num_cpus") or said.get("run", {}).get("num_cpus") or usable_cpus())
+    return min(cpus, usable_cpus())
+
+
+def settle() -> None:
+    """Wait for what `begin` began; raises what went wrong."""
+    global _early
+    if _early is not None:
+        _early.done.wait()
+        early, _early = _early, None
+        if early.error is not None:
+            raise early.error
+
+
+def prepare() -> None:
+    """What Ray takes from the environment; before it is imported."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_task_oom_retries", str(RETRIES))
+
+
+def start(cpus: int) -> None:
+    """Start Ray with so many CPUs."""
+    prepare()
+    import ray
+
+    ray.init(
+        address="local",  # not whatever cluster Ray finds a trace of on this machine
+        num_cpus=cpus,
+        include_dashboard=False,
+        object_store_memory=_STORE_BYTES,
+        logging_level="ERROR",
+        log_to_driver=False,
+    )
+
+
+def leave(code: int) -> None:
+    """At the end of a command: kill the Ray that this process started. Does not return where it is still starting."""
+    if _early is not None and not _early.done.is_set():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)  # Ray's processes end with this one
+    if "ray" in sys.modules:
+        with suppress(Exception):
+            _kill()
+
+
+def _kill() -> None:
+    import psutil  # type: ignore[import-untyped]  # of Ray
+    from ray._private import worker
+
+    node = worker._global_node
+    if node is None or not node.is_head():
+        return
+    held = [info.process for infos in node.all_processes.values() for info in infos]
+    below = [child for one in held for child in psutil.Process(one.pid).children(recursive=True)]
+    kill_and_reap = node.kill_all_processes
+
+    def at_once(*args: object, **kwargs: object) -> None:
+        for process in [*held, *below]:
+            with suppress(Exception):
+                process.kill()
+        kill_and_reap(*args, **kwargs)
+
+    node.kill_all_processes = at_once
+    worker.shutdown()

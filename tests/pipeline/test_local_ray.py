@@ -1,0 +1,105 @@
+"""Ray is started for a run that is still to be made here, and for nothing else; nothing of it stays."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from malmoi.pipeline import local_ray
+
+
+def recipe(folder: Path, **more: object) -> str:
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump({"output": str(folder / "run"), "sources": [], **more}), "utf-8")
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("said", "given", "want"),
+    [
+        ({"run": {"num_cpus": 1}}, [], 1),
+        ({}, ["run.num_cpus=1"], 1),
+        ({}, [], local_ray.usable_cpus()),
+        ({"run": {"num_cpus": 10**6}}, [], local_ray.usable_cpus()),
+        ({"output": "s3://말모이/run"}, [], None),
+        ({}, ["output=s3://bucket/run"], None),
+        ({"output": None}, [], None),
+        ({"run": []}, [], None),
+        ({}, ["no override"], None),
+    ],
+)
+def test_begins_for_a_run_that_is_to_be_made_here(tmp_path, monkeypatch, said, given, want):
+    started = []
+    monkeypatch.setattr(local_ray, "_Start", started.append)
+    monkeypatch.setattr(local_ray, "_early", None)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    local_ray.begin(recipe(tmp_path, **said), given)
+    assert started == ([want] if want else [])
+
+
+def test_does_not_begin_for_a_finished_run_or_a_cluster(tmp_path, monkeypatch):
+    monkeypatch.setattr(local_ray, "_Start", lambda cpus: pytest.fail("started"))
+    monkeypatch.setattr(local_ray, "_early", None)
+    with monkeypatch.context() as inner:
+        inner.setenv("RAY_ADDRESS", "127.0.0.1:6379")
+        local_ray.begin(recipe(tmp_path), [])
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    local_ray.begin(str(tmp_path / "absent.yaml"), [])
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/manifest.json").touch()
+    local_ray.begin(recipe(tmp_path), [])
+
+
+LEAVES = """
+import sys, threading
+from malmoi.pipeline import local_ray
+local_ray._early = local_ray._Start(1)
+if "ready" in sys.argv:
+    local_ray.settle()
+    import ray
+    ray.get(ray.remote(lambda: 1).remote())
+    print("ready", flush=True)
+else:
+    while not threading.active_count() > 1 or "ray" not in sys.modules:
+        pass
+print("leaves", flush=True)
+local_ray.leave(3)
+sys.exit(3)
+"""
+
+
+def of_session(session: int) -> list[str]:
+    found = []
+    for entry in os.listdir("/proc"):
+        try:
+            fields = Path(f"/proc/{entry}/stat").read_text().rpartition(")")[2].split()
+            if fields[0] != "Z" and int(fields[3]) == session:
+                found.append(Path(f"/proc/{entry}/cmdline").read_bytes().decode()[:80])
+        except (OSError, IndexError, ValueError):
+            continue
+    return found
+
+
+@pytest.mark.ray
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("when", ["ready", "starting"])
+def test_nothing_stays(when):
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    process = subprocess.Popen(
+        [sys.executable, "-c", LEAVES, when], env=kept, start_new_session=True, stdout=subprocess.PIPE
+    )
+    out, _ = process.communicate(timeout=120)
+    assert process.returncode == 3
+    assert out.split() == [*([b"ready"] if when == "ready" else []), b"leaves"]
+    deadline = time.monotonic() + 30
+    while of_session(process.pid) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    left = of_session(process.pid)
+    if left:
+        os.killpg(process.pid, signal.SIGKILL)
+    assert left == []

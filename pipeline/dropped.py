@@ -1,7 +1,8 @@
 """Stage `write`, the rest: what is not in the corpus, with the reason, part by part.
 
-dropped/<part>.parquet holds the documents that a rule dropped, then those that deduplication or the mixture
-left out: the columns of stages/filter (every signal) with `drop`, and
+dropped/<part>.rules.parquet holds the documents that a rule dropped and is written by the stage that judges them,
+dropped/<part>.decided.parquet those that deduplication or the mixture left out. Both have the columns of
+stages/filter (every signal) with `drop`, and
 
 | column           | type         | meaning                                                  |
 |------------------|--------------|----------------------------------------------------------|
@@ -47,19 +48,16 @@ def write_dropped(folder: Folder, part: int) -> dict[str, Any]:
     Counts: of the documents that the rules kept: read, kept (in the corpus), dropped by reason, quarantined,
     text_bytes (read), kept_bytes; of the two files: dropped_rows, quarantine_rows.
     """
-    names = [f"{place}/part-{part:05d}.parquet" for place in ("dropped", "quarantine")]
+    names = [f"dropped/part-{part:05d}.decided.parquet", f"quarantine/part-{part:05d}.parquet"]
     with ExitStack() as stack:
         enter = stack.enter_context
-        kept, dropped, bad, verdicts = (
-            enter(open_parquet(folder, part_file(part, kind)))
-            for kind in ("kept", "dropped", "quarantine", "verdict")
+        kept, bad, verdicts = (
+            enter(open_parquet(folder, part_file(part, kind))) for kind in ("kept", "quarantine", "verdict")
         )
         verdict = _checked(verdicts.read(), kept, part)
-        schema = _with_evidence(dropped.schema_arrow)
+        schema = with_evidence(kept.schema_arrow)
         out = enter(_writer(folder, names[0], schema))
         aside = enter(_writer(folder, names[1], bad.schema_arrow))
-        for table in _groups(dropped):
-            out.write(fit(table, schema))
         for table in _groups(bad):
             aside.write(table)
         start = 0
@@ -76,7 +74,8 @@ def write_dropped(folder: Folder, part: int) -> dict[str, Any]:
     return {**counts, **rows, "files": [hash_file(folder, name) for name in names]}
 
 
-def _with_evidence(documents: pa.Schema) -> pa.Schema:
+def with_evidence(documents: pa.Schema) -> pa.Schema:
+    """The columns of what is dropped."""
     fields = [field for field in documents if field.name not in EVIDENCE.names]
     return pa.schema([*fields, *EVIDENCE])
 

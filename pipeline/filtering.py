@@ -33,11 +33,13 @@ from malmoi.operators.contract import DROP, LANGUAGE, TEXT, Operator, with_colum
 from malmoi.operators.exact import id_hash, text_hash
 from malmoi.operators.minhash import MinHash
 
+from .dropped import with_evidence
 from .errors import MalmoiError
 from .parquet_out import RowGroupWriter
 from .poison import Poison, without
 from .recipe import Run, Source
 from .records import QUARANTINE, Batch
+from .shards import fit, part_file
 from .sources import Part, read_part
 from .spread import Spread
 from .storage import Folder
@@ -189,10 +191,11 @@ class _Outputs:
     """The four files of one part, open together and committed together."""
 
     def __init__(
-        self, folder: Folder, name: str, documents: pa.Schema, keys: pa.Schema, stack: ExitStack
+        self, folder: Folder, part: int, documents: pa.Schema, keys: pa.Schema, stack: ExitStack
     ) -> None:
-        schemas = {"kept": documents, "dropped": documents, "quarantine": QUARANTINE, "keys": keys}
-        self.names = {kind: f"stages/{STAGE}/{name}.{kind}.parquet" for kind in schemas}
+        self.dropped = with_evidence(documents)
+        schemas = {"kept": documents, "dropped": self.dropped, "quarantine": QUARANTINE, "keys": keys}
+        self.names = {kind: part_file(part, kind) for kind in schemas}
         self.writers = {
             kind: stack.enter_context(
                 RowGroupWriter(stack.enter_context(folder.create(self.names[kind])), schema)
@@ -240,14 +243,14 @@ def filter_part(folder: Folder, work: FilterPart) -> dict[str, Any]:
     schema = documents_schema(work.extras, work.steps)
     spread = Spread()
     with ExitStack() as stack:
-        outputs = _Outputs(folder, name, schema, work.keys.schema, stack)
+        outputs = _Outputs(folder, work.part.index, schema, work.keys.schema, stack)
         for batch in _batches(work):
             table = apply_steps(align(batch.table, work.extras), work.steps)
             is_kept = pc.is_null(table.column(DROP))
             kept, dropped = table.filter(is_kept), table.filter(pc.invert(is_kept))
             restrict(table, kept, is_kept)
             outputs.writers["kept"].write(kept)
-            outputs.writers["dropped"].write(dropped)
+            outputs.writers["dropped"].write(fit(dropped, outputs.dropped))
             outputs.writers["quarantine"].write(batch.quarantine)
             outputs.writers["keys"].write(key_table(kept, work.keys, work.source.priority))
             spread.add(kept)
@@ -255,7 +258,8 @@ def filter_part(folder: Folder, work: FilterPart) -> dict[str, Any]:
             forget()  # else the words of this batch stay in memory beside those of the next
     files: list[FileRecord] = [hash_file(folder, outputs.names[kind]) for kind in sorted(outputs.names)]
     files.append(spread.write(folder, f"stages/{STAGE}/{name}.sample.parquet"))
-    return {**counts, "ngrams": spread.ngrams, "files": files}
+    rows = outputs.writers["dropped"].rows
+    return {**counts, "dropped_rows": rows, "ngrams": spread.ngrams, "files": files}
 
 
 def _batches(work: FilterPart) -> Iterator[Batch]:

@@ -46,11 +46,12 @@ def _outputs(counts: list[Counts], rows: str) -> list[Output]:
     ]
 
 
-def _others(aside: list[Counts]) -> list[Output]:
+def _others(filtered: list[Counts], aside: list[Counts]) -> list[Output]:
     return [
         Output(name, size, digest, one["dropped_rows" if name.startswith("dropped/") else "quarantine_rows"])
-        for one in aside
+        for one in [*filtered, *aside]
         for name, size, digest in one["files"]
+        if name.startswith(("dropped/", "quarantine/"))
     ]
 
 
@@ -85,7 +86,13 @@ def _steps(plan: Plan) -> tuple[dict[str, int], dict[str, str | None]]:
     return versions, files
 
 
-def _check_written(books: list[Book], decided: Counts, written: list[Counts], aside: list[Counts]) -> None:
+def _check_written(
+    books: list[Book],
+    filtered: list[Counts],
+    decided: Counts,
+    written: list[Counts],
+    aside: list[Counts],
+) -> None:
     """MalmoiError unless exactly the planned rows are in the corpus, in dropped/ and in quarantine/."""
     groups = decided["groups"]["source"].values()
     lost = sum(sum(book.dropped.values()) for book in books)
@@ -97,7 +104,7 @@ def _check_written(books: list[Book], decided: Counts, written: list[Counts], as
             sum(x["text_bytes"] for x in written),
             sum(group["text_bytes"] for group in groups),
         ),
-        ("documents in dropped/", sum(x["dropped_rows"] for x in aside), lost),
+        ("documents in dropped/", sum(x["dropped_rows"] for x in [*filtered, *aside]), lost),
         ("records in quarantine/", sum(x["quarantine_rows"] for x in aside), bad),
     ):
         if found != want:
@@ -123,7 +130,7 @@ def build_manifest(
     sources = {name: read["source"].get(name, 0) + quarantined.get(name, 0) for name in both}
     identity = plan.identity
     versions, files = _steps(plan)
-    _check_written(books, decided, written, aside)
+    _check_written(books, filtered, decided, written, aside)
     order = ORDER_SCHEME if plan.recipe.write.shuffle else None
     return Manifest(
         name=plan.recipe.name,
@@ -135,7 +142,9 @@ def build_manifest(
         inputs=tuple(Input(**entry) for entry in identity["inputs"]),
         corpus=tuple(_outputs(written, "read")),
         others=tuple(
-            sorted([*_others(aside), *(Output(*file) for file in decided.get("index", []))], key=_path)
+            sorted(
+                [*_others(filtered, aside), *(Output(*file) for file in decided.get("index", []))], key=_path
+            )
         ),
         sources=_groups(decided["groups"]["source"], sources),
         languages=_groups(decided["groups"]["language"], read["language"]) if read["language"] else (),

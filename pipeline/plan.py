@@ -29,7 +29,7 @@ from .saved import Index, open_index
 from .sources import COMPRESSED_TIMES, Part, split_parts
 from .token_settings import check_settings, prompts_of
 
-FORMAT = 1
+FORMAT = 2
 
 # Measured with benchmarks/memory.py, peak resident set, 250 MB to 2 GB of web text (docs/performance.md):
 # 200 documents with all rules: interpreter, Arrow, compiled kernels, language model ...

@@ -25,10 +25,10 @@ from .evidence import Duplicates, Why
 from .extras import wanted
 from .figures import headline, sheets
 from .manifest import Manifest
+from .shards import part_file
 from .signal_view import SignalView, limits_of
 from .storage import Folder, file_system
 from .why import find
-from .written import part_name
 
 if TYPE_CHECKING:
     import pyarrow.dataset
@@ -175,7 +175,7 @@ class Result:
         tables = []
         for part in range(self._plan()["parts"]):
             for kind in ("kept", "dropped"):
-                name = f"stages/filter/{part_name(part)}.{kind}.parquet"
+                name = part_file(part, kind)
                 tables += _groups(self.folder, name, list(columns), some=True)
         if not tables:
             raise MalmoiError(f"{self.folder.url}: holds no document with signals")
@@ -186,9 +186,7 @@ class Result:
         found: dict[tuple[str, str], str] = {}
         ids = pa.array(sorted({id for _, id in keys}), pa.large_string())
         for part in range(self._plan()["parts"]):
-            for table in _groups(
-                self.folder, f"stages/filter/{part_name(part)}.kept.parquet", ["id", "source", TEXT]
-            ):
+            for table in _groups(self.folder, part_file(part, "kept"), ["id", "source", TEXT]):
                 rows = table.filter(
                     pc.is_in(table["id"], value_set=ids)
                 ).to_pylist()  # a screenful, not a corpus

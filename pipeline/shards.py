@@ -4,7 +4,8 @@
 |------------------------------------|-------------------------|--------------------------------------------|
 | corpus/shard-00000-of-00004.*      | `gather.gather`         | the corpus; 3 copies are 3 rows            |
 | stages/scatter/part-00000.batches  | `scatter.scatter`       | rows on their way, only where shuffled     |
-| dropped/part-00000.parquet         | `dropped.write_dropped` | dropped documents, why, all their signals  |
+| dropped/part-00000.rules.parquet   | `filtering.filter_part` | what a rule dropped, why, all its signals  |
+| dropped/part-00000.decided.parquet | `dropped.write_dropped` | duplicates and what the mixture left out   |
 | quarantine/part-00000.parquet      | `dropped.write_dropped` | malformed records, documents of equal id   |
 
 Shards are cut by UTF-8 bytes of text before compression, so their number is known before a document is
@@ -93,6 +94,9 @@ class Copies:
 
 
 def part_file(part: int, kind: str) -> str:
+    """Of stage `filter`: kept, keys, quarantine, and dropped, which is where it stays; of `decide`: verdict."""
+    if kind == "dropped":
+        return f"dropped/part-{part:05d}.rules.parquet"
     stage = "decide" if kind == "verdict" else "filter"
     return f"stages/{stage}/part-{part:05d}.{kind}.parquet"
 

@@ -23,6 +23,7 @@ from .errors import SourceError
 from .manifest import FILE as MANIFEST
 from .manifest import Manifest
 from .scatter import order_key, shard_of
+from .shards import part_file
 from .storage import Folder
 from .written import part_name
 
@@ -46,7 +47,7 @@ def find(folder: Folder, id: str, source: str | None = None) -> list[Fate]:
     found = []
     for index in range(plan["parts"]):
         for kind in ("kept", "dropped"):
-            name = f"stages/filter/{part_name(index)}.{kind}.parquet"
+            name = part_file(index, kind)
             if folder.exists(name):
                 found += list(_in_file(folder, name, part_name(index), id, source))
     return found

@@ -76,6 +76,8 @@ class Outcome:
 
 def stage_of(name: str) -> str:
     first, _, rest = name.partition("/")
+    if name.endswith(".rules.parquet"):
+        return "filter"
     if first == "stages":
         return rest.partition("/")[0]
     return {

@@ -33,7 +33,7 @@ FAULTS = (
     # in one process, which is the driver and the worker
     Fault("point", "local", "shuffled", "filter", "stages/filter/part-00003.commit.json", "open", "self"),
     Fault("point", "local", "in-order", "decide", "stages/decide/all.commit.json", "whole", "self"),
-    Fault("point", "local", "in-order", "dropped", "dropped/part-00003.parquet", "part", "self"),
+    Fault("point", "local", "in-order", "dropped", "dropped/part-00003.decided.parquet", "part", "self"),
     Fault("point", "local", "shuffled", "end", "manifest.json", "whole", "self"),
     Fault("damage", "local", "shuffled", "filter", "stages/filter/part-00002.keys.parquet", "tear"),
     Fault("damage", "local", "shuffled", "decide", "stages/decide/part-00001.verdict.parquet", "corrupt"),

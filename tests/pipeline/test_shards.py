@@ -81,7 +81,6 @@ def write_part(folder, part, copies, group_rows=3):
     )
     files = {
         "kept": kept,
-        "dropped": documents(part, 2, "c4.lorem_ipsum"),
         "quarantine": pa.table(
             [["web"], ["a.jsonl"], [7], [3], ["read.json"], ["not JSON"], [b"{]\xff"]], schema=QUARANTINE
         ),
@@ -290,12 +289,10 @@ def test_dropped_and_quarantine(parts):
     counts = write_dropped(folder, 0)
     assert counts["dropped"] == {"exact_dedup.duplicate": 3, "mixture.not_chosen": 6}
     assert (counts["read"], counts["kept"], counts["quarantined"]) == (24, 12, 3)
-    dropped = pq.read_table(folder.join("dropped/part-00000.parquet"))
-    assert dropped.num_rows == counts["dropped_rows"] == 2 + 9
+    dropped = pq.read_table(folder.join("dropped/part-00000.decided.parquet"))
+    assert dropped.num_rows == counts["dropped_rows"] == 9
     assert dropped.column_names == [*DOCUMENTS.names, "duplicate_of", "duplicate_source", "similarity"]
     rows = dropped.to_pylist()
-    assert rows[0]["drop"] == "c4.lorem_ipsum"
-    assert rows[0]["similarity"] is None
     duplicate = next(row for row in rows if row["drop"] == "exact_dedup.duplicate")
     assert (duplicate["id"], duplicate["duplicate_of"], duplicate["similarity"]) == ("0/3", "0/1", 1.0)
     bad = pq.read_table(folder.join("quarantine/part-00000.parquet"))
@@ -313,9 +310,9 @@ def test_dropped_and_quarantine(parts):
         name: original[name] for name in ("id", "text", "url", "stars")
     }
     assert write_dropped(folder, 1)["read"] == 0
-    for place in ("dropped", "quarantine"):
-        empty = pq.read_schema(folder.join(f"{place}/part-00001.parquet"))
-        assert empty == pq.read_schema(folder.join(f"{place}/part-00000.parquet"))
+    for name in ("dropped/part-0000{}.decided.parquet", "quarantine/part-0000{}.parquet"):
+        empty, full = (pq.read_schema(folder.join(name.format(part))) for part in (1, 0))
+        assert empty == full
 
 
 @given(st.lists(st.tuples(*[st.integers(0, 2**64 - 1)] * 2, st.integers(0, 99)), max_size=20), st.integers())

@@ -1,7 +1,8 @@
 """Stage `filter`: one job per part of the input. Read, run the steps, split kept from dropped, write keys.
 
-Writes stages/filter/<part>.{kept,dropped,quarantine,keys}.parquet. The `keys` file holds, for every kept
-document in the same order, all that deduplication and mixing need, so that no later shuffle moves text:
+Writes stages/filter/<part>.{kept,quarantine,keys}.parquet and dropped/<part>.rules.parquet. The `keys` file
+holds, for every kept document in the same order, all that deduplication and mixing need, so that no later
+shuffle moves text:
 
 | column             | type                 | meaning                                             |
 |--------------------|----------------------|-----------------------------------------------------|

@@ -56,11 +56,15 @@ class Spans:
     @cached_property
     def lower_hash(self) -> np.ndarray:
         """uint64 [S]: xxh64 (seed 0) of the UTF-8 after simple lower-casing, code point by code point."""
-        out = self.hash.copy()
+        return self._lower_hashes(self.first, np.arange(len(self.first) - 1))
+
+    def _lower_hashes(self, first: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """`lower_hash` of some documents; `first` int64 [rows + 1]: where each of them begins."""
+        out = np.empty(int(first[-1]), np.uint64)
         scratch = np.empty(int(self.chars.max(initial=0)) * 4 + 8, np.uint8)
         spans, numbers = (self.start, self.end, self.chars, self.flags), np.empty((3, _BLOCK), np.int64)
         room = (*numbers, np.empty(_BLOCK, np.uint64))
-        _hash_lower(self.data, spans, lower_case(), scratch, room, out)
+        _hash_lower(self.data, (rows, first, self.first), spans, self.hash, lower_case(), scratch, room, out)
         return out
 
 
@@ -95,7 +99,21 @@ class TextBatch:
     @cached_property
     def words(self) -> Spans:
         """UAX #29 segments with at least one letter or number."""
-        return self._segments(LETTER | NUMBER)
+        part = self.__dict__.get("part_of")
+        if not part:
+            return self._segments(LETTER | NUMBER)
+        words, rows, offsets = part
+        return _take(words, rows, offsets, self)
+
+    @cached_property
+    def lower_words(self) -> tuple[np.ndarray, np.ndarray]:
+        """`words.first` and `words.lower_hash`; of a batch that is part of another without taking its words over."""
+        part = self.__dict__.get("part_of")
+        if not part:
+            return self.words.first, self.words.lower_hash
+        words, rows, _ = part
+        first = _first_of(words, rows)
+        return first, words._lower_hashes(first, rows)
 
     @cached_property
     def tokens(self) -> Spans:
@@ -126,7 +144,7 @@ class TextBatch:
         first, lines = np.empty(self.num_docs + 1, np.int64), self.lines
         spans = _room(len(lines.start))
         parts = (lines.first, lines.start, lines.end, lines.chars)
-        found = int(join_paragraphs(self.data, self.offsets, parts, first, spans))
+        found = int(join_paragraphs(self.data, self.offsets, parts, self.stripped, first, spans))
         return _pieces(self.data, first, spans, found)
 
 
@@ -180,37 +198,45 @@ def _lower(data: np.ndarray, p: int, end: int, lower: np.ndarray, scratch: np.nd
 @lean
 def _hash_lower(
     data: np.ndarray,
+    documents: tuple[np.ndarray, ...],
     spans: tuple[np.ndarray, ...],
+    hashes: np.ndarray,
     lower: np.ndarray,
     scratch: np.ndarray,
     room: tuple[np.ndarray, ...],
     out: np.ndarray,
 ) -> None:
-    """Put the hashes of spans that may have a capital into `out`.
+    """Copy the hashes of some documents' spans to `out`, and hash again the spans that may have a capital.
 
-    `room`: int64 places, starts, ends and uint64 hashes, [_BLOCK] each, of words of ASCII, hashed eight at a time.
+    documents: numbers, where each begins in `out`, where all begin among the spans. `room`: int64 places, starts,
+    ends and uint64 hashes, [_BLOCK] each, of words of ASCII, hashed eight at a time.
     """
+    rows, out_first, all_first = documents
     start, end, chars, flags = spans
-    places, first, last, hashes = room
-    for begin in range(0, len(start), _BLOCK):
-        count = waiting = np.int64(0)
-        for i in range(begin, min(begin + _BLOCK, len(start))):
-            places[count] = i
-            count += np.int64((flags[i] >> 3) & 1)
-        for k in range(count):
-            i = places[k]
-            size = end[i] - start[i]
-            if size == chars[i] and size < LONG and end[i] + 8 <= len(data):
-                places[waiting], first[waiting], last[waiting] = i, start[i], end[i]
-                waiting += 1
-            else:
-                out[i] = xxh64(scratch, 0, _lower(data, start[i], end[i], lower, scratch), np.uint64(0))
-        for k in range(waiting, -(-waiting // 8) * 8):
-            first[k] = last[k] = 0
-        for k in range(0, waiting, 8):
-            hash_eight_lower(data, first, last, k, hashes, k)
-        for k in range(waiting):
-            out[places[k]] = hashes[k]
+    places, first, last, found = room
+    for row in range(len(rows)):
+        stop, shift = all_first[rows[row] + 1], out_first[row] - all_first[rows[row]]
+        for begin in range(all_first[rows[row]], stop, _BLOCK):
+            count = waiting = np.int64(0)
+            for i in range(begin, min(begin + _BLOCK, stop)):
+                out[i + shift] = hashes[i]
+                places[count] = i
+                count += np.int64((flags[i] >> 3) & 1)
+            for k in range(count):
+                i = places[k]
+                size = end[i] - start[i]
+                if size == chars[i] and size < LONG and end[i] + 8 <= len(data):
+                    places[waiting], first[waiting], last[waiting] = i, start[i], end[i]
+                    waiting += 1
+                else:
+                    size = _lower(data, start[i], end[i], lower, scratch)
+                    out[i + shift] = xxh64(scratch, 0, size, np.uint64(0))
+            for k in range(waiting, -(-waiting // 8) * 8):
+                first[k] = last[k] = 0
+            for k in range(0, waiting, 8):
+                hash_eight_lower(data, first, last, k, found, k)
+            for k in range(waiting):
+                out[places[k] + shift] = found[k]
 
 
 def text_column(source: pa.Table | pa.Array | pa.ChunkedArray) -> pa.LargeStringArray:
@@ -254,7 +280,8 @@ def analyse(source: pa.Table | pa.Array | pa.ChunkedArray) -> TextBatch:
 def restrict(source: pa.Table, kept: pa.Table, is_kept: pa.ChunkedArray) -> None:
     """Remember the analysis of `kept`, the rows of `source` where the boolean `is_kept` holds, without a new search.
 
-    The words of `source` are taken over where they were found; what they hash to and the characters as well.
+    The words of `source` are taken over where they were found and are asked for; what they hash to and the
+    characters as well.
     """
     whole, column = analyse(source), text_column(kept)
     batch = _batch(column)
@@ -263,15 +290,19 @@ def restrict(source: pa.Table, kept: pa.Table, is_kept: pa.ChunkedArray) -> None
         batch.__dict__["num_chars"] = whole.num_chars[rows]
     words = whole.__dict__.get("words")
     if words is not None:
-        batch.__dict__["words"] = _take(words, rows, whole.offsets, batch)
+        batch.__dict__["part_of"] = (words, rows, whole.offsets)
     _remember(kept, column, batch)
+
+
+def _first_of(spans: Spans, rows: np.ndarray) -> np.ndarray:
+    first = np.zeros(len(rows) + 1, np.int64)
+    np.cumsum(np.diff(spans.first)[rows], out=first[1:])
+    return first
 
 
 def _take(spans: Spans, rows: np.ndarray, offsets: np.ndarray, batch: TextBatch) -> Spans:
     """The spans of some documents, at their places in `batch`."""
-    counts = np.diff(spans.first)[rows]
-    first = np.zeros(len(rows) + 1, np.int64)
-    np.cumsum(counts, out=first[1:])
+    first = _first_of(spans, rows)
     hashes = spans.__dict__.get("hash", np.empty(0, np.uint64))
     start, end, chars, flags = _room(int(first[-1]))
     hash_ = np.empty(len(start) if len(hashes) else 0, np.uint64)

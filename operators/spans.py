@@ -5,44 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from .byte_masks import below, bits_in, lowest, masks
-from .kernel import inline, lean
+from .kernel import lean
 
 _marks = masks((((0, 0x0A, 0x0A),),), (((0, 0x80, 0xBF),),))  # line feeds, bytes that continue a character
-
-
-@inline
-def _space_at(data: np.ndarray, p: int, end: int) -> int:
-    """Bytes of the white space character at `p` (as `str.isspace` has it), else 0."""
-    b = data[p]
-    if b == 0x20 or 0x09 <= b <= 0x0D or 0x1C <= b <= 0x1F:
-        return 1
-    if b == 0xC2 and p + 1 < end and (data[p + 1] == 0x85 or data[p + 1] == 0xA0):
-        return 2
-    if p + 2 < end and (b == 0xE1 or b == 0xE2 or b == 0xE3):
-        point = ((b & 0x0F) << 12) | ((data[p + 1] & 0x3F) << 6) | (data[p + 2] & 0x3F)
-        if point == 0x1680 or 0x2000 <= point <= 0x200A or point == 0x3000:
-            return 3
-        if point == 0x2028 or point == 0x2029 or point == 0x202F or point == 0x205F:
-            return 3
-    return 0
-
-
-@inline
-def _strip(data: np.ndarray, start: int, end: int) -> tuple[int, int]:
-    """The range without white space at both ends."""
-    while start < end:
-        width = _space_at(data, start, end)
-        if width == 0:
-            break
-        start += width
-    while end > start:
-        last = end - 1
-        while last > start and (data[last] & 0xC0) == 0x80:
-            last -= 1
-        if _space_at(data, last, end) == 0:
-            break
-        end = last
-    return start, end
 
 
 @lean
@@ -95,33 +60,38 @@ def join_paragraphs(
     data: np.ndarray,
     offsets: np.ndarray,
     lines: tuple[np.ndarray, ...],
+    stripped: np.ndarray,
     first: np.ndarray,
     spans: tuple[np.ndarray, ...],
 ) -> int:
     """The paragraphs of all documents, made of their lines (first, start, end, chars); how many.
 
-    White space at both ends of a document is left out; a run of empty lines parts two paragraphs.
+    White space at both ends of a document is left out; a run of empty lines parts two paragraphs. `stripped` int64
+    [2, lines]: start and end of the lines without white space.
     """
     line_first, line_start, line_end, line_chars = lines
     start, end, chars, _ = spans
     i = 0
     for document in range(len(offsets) - 1):
         first[document] = i
-        a, b = _strip(data, offsets[document], offsets[document + 1])
+        low, high = line_first[document], line_first[document + 1]
+        while low < high and stripped[0, low] == stripped[1, low]:
+            low += 1
+        while low < high and stripped[0, high - 1] == stripped[1, high - 1]:
+            high -= 1
+        a = b = offsets[document + 1]
+        if low < high:
+            a, b = stripped[0, low], stripped[1, high - 1]
         start[i], end[i], chars[i] = a, a, 0
         parted = False
-        for k in range(line_first[document], line_first[document + 1]):
+        for k in range(low, high):
             begin, stop = max(line_start[k], a), min(line_end[k], b)
-            if line_end[k] < a or begin >= b:
-                continue
             if begin == stop:
                 parted = True
                 continue
-            points = (
-                line_chars[k]
-                - count_points(data, line_start[k], begin)
-                - count_points(data, stop, line_end[k])
-            )
+            points = line_chars[k]
+            if begin > line_start[k] or stop < line_end[k]:
+                points = count_points(data, begin, stop)
             if parted:
                 i += 1
                 start[i], chars[i] = begin, 0

@@ -109,16 +109,21 @@ def stop_table(languages: tuple[str, ...]) -> StopTable:
     return StopTable(keys, bits, factors, every, longest, np.array(suffixes, np.bool_))
 
 
-@inline
-def _eight(data: np.ndarray, p: int, size: int) -> np.uint64:
-    """The `size` bytes from `p` on, 1 to 8."""
-    unused = np.uint64(64 - 8 * size)
-    if p + 8 <= len(data):
-        return np.uint64(np.uint64(word64(data, p) << unused) >> unused)
+@lean
+def _few(data: np.ndarray, p: int, size: int) -> np.uint64:
     x = np.uint64(0)
     for k in range(size):
         x |= np.uint64(data[np.uint64(p + k)]) << np.uint64(8 * k)
     return x
+
+
+@inline
+def _eight(data: np.ndarray, p: int, size: int) -> np.uint64:
+    """The `size` bytes from `p` on, 1 to 8."""
+    unused = np.uint64(64 - 8 * size)
+    if p + 8 > len(data):
+        return _few(data, p, size)
+    return np.uint64(np.uint64(word64(data, p) << unused) >> unused)
 
 
 @inline

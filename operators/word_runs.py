@@ -37,11 +37,9 @@ _classes = masks(
     (((0, 0x5F, 0x5F),),),
     (((0, 0x27, 0x27),), ((0, 0x2E, 0x2E),), ((0, 0x3A, 0x3A),)),
     (((0, 0x27, 0x27),), ((0, 0x2E, 0x2E),), ((0, 0x2C, 0x2C),), ((0, 0x3B, 0x3B),)),
-    _TWO,
-    _HANGUL,
     (((0, 0x80, 0xFF),),),
-    (((0, 0x80, 0xBF),),),
 )
+_characters = masks(_TWO, _HANGUL, (((0, 0x80, 0xBF),),))
 
 
 @lean
@@ -53,17 +51,16 @@ def plain_words(data: np.ndarray, p: int, end: int, i: int, spans: tuple[np.ndar
     start, stop, chars, flags = spans
     one, two = np.uint64(1), np.uint64(2)
     while p < end:
-        space, newline, capital, letter, digit, line, mid_letter, mid_digit, wide, hangul, high, more = (
-            _classes(data, p)
-        )
+        space, newline, capital, letter, digit, line, mid_letter, mid_digit, high = _classes(data, p)
         inside = below(end - p)
-        more = np.uint64(more & inside)
-        wide = np.uint64(wide & (more >> one))
-        hangul = np.uint64(hangul & (more >> one) & (more >> two))
-        letter = np.uint64(
-            (letter & inside) | wide | (wide << one) | hangul | (hangul << one) | (hangul << two)
-        )
-        digit = np.uint64(digit & inside)
+        letter, digit = np.uint64(letter & inside), np.uint64(digit & inside)
+        wide = more = np.uint64(0)
+        if high:
+            wide, hangul, more = _characters(data, p)
+            more = np.uint64(more & inside)
+            wide = np.uint64(wide & (more >> one))
+            hangul = np.uint64(hangul & (more >> one) & (more >> two))
+            letter = np.uint64(letter | wide | (wide << one) | hangul | (hangul << one) | (hangul << two))
         odd = np.uint64(high & inside & ~letter)
         breaks = np.uint64(((space & ~(space << one)) | newline) & inside & ~one)
         size = end - p

@@ -45,8 +45,7 @@ class Spread:
 
     def add(self, table: pa.Table) -> None:
         """Documents with `id`, `source`, `text`."""
-        words = analyse(table).words
-        sketch = sketch_ngrams(words.first, words.lower_hash, NGRAM)
+        sketch = sketch_ngrams(*analyse(table).lower_words, NGRAM)
         self.sketch = merge([self.sketch, sketch]) if self.sketch else sketch
         hashes, _ = id_hash(table.column("source"), table.column("id"))
         sizes = pc.binary_length(table.column("text")).to_numpy()

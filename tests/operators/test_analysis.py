@@ -12,7 +12,7 @@ import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from malmoi.operators.analysis import Spans, TextBatch, analyse, forget
+from malmoi.operators.analysis import Spans, TextBatch, analyse, forget, restrict
 from malmoi.operators.hashing import xxh64
 from malmoi.operators.normalise import text_buffers
 from malmoi.operators.unicode_tables import PICTOGRAPH, lower_case, properties
@@ -179,3 +179,41 @@ def test_kernels_see_one_kind_of_array_wherever_the_text_comes_from() -> None:
         assert not offsets.flags.writeable
         assert not analyse(source).data.flags.writeable
         assert analyse(source).offsets.flags.writeable
+
+
+def test_a_part_of_a_batch_has_the_words_of_the_whole() -> None:
+    texts = [
+        "The Cat sat.",
+        "",
+        "한국어 Straße ÉCOLE",
+        "x" * 40 + " Y" * 40,
+        "İstanbul ǅ I",
+        "gone GONE",
+        "End",
+    ]
+    table = pa.table({"text": column(texts * 40)})
+    is_kept = pa.chunked_array([[text != "gone GONE" and i % 5 != 1 for i, text in enumerate(texts * 40)]])
+    for seen_before in (False, True):
+        forget()
+        assert analyse(table).words.hash is not None
+        assert not seen_before or analyse(table).num_chars is not None
+        kept = table.filter(is_kept)
+        restrict(table, kept, is_kept)
+        part = analyse(kept)
+        first, hashes = part.lower_words
+        fresh = TextBatch(part.data, part.offsets)
+        assert np.array_equal(first, fresh.words.first)
+        assert np.array_equal(hashes, fresh.words.lower_hash)
+        assert np.array_equal(part.num_chars, fresh.num_chars)
+        for name in ("first", "start", "end", "chars", "flags", "hash", "lower_hash"):
+            assert np.array_equal(getattr(part.words, name), getattr(fresh.words, name)), name
+        assert hashes.tolist() == [
+            xxhash.xxh64_intdigest("".join(lowered(c) for c in word).encode())
+            for i in range(part.num_docs)
+            for word in pieces(part, part.words, i)
+        ]
+
+
+def lowered(char: str) -> str:
+    table = lower_case()
+    return chr(table[ord(char)]) if ord(char) < len(table) else char

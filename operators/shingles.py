@@ -20,6 +20,7 @@ is hashed once and not n times.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -85,7 +86,7 @@ def shingle_ids(
     Raises ValueError where `size` < 1 or `ngram` is neither "word" nor "char".
     """
     batch = analyse(column)
-    return _ids(batch.data, batch.offsets, ngram, size)
+    return next(_runs(batch.data, batch.offsets, [0, batch.num_docs], ngram, size))
 
 
 def shingle_runs(
@@ -94,45 +95,51 @@ def shingle_runs(
     """The same for runs of documents: (row of the first, first, ids). A run is `RUN` bytes of text and more only where
     one document is, so that its hashes are still in the cache when they are used."""
     batch = analyse(column)
-    offsets, row = batch.offsets, 0
-    while row < batch.num_docs:
-        after = int(np.searchsorted(offsets, offsets[row] + RUN, side="right")) - 1
-        after = min(max(after, row + 1), batch.num_docs)
-        yield row, *_ids(batch.data, offsets[row : after + 1], ngram, size)
-        row = after
+    rows = [0]
+    while rows[-1] < batch.num_docs:
+        after = int(np.searchsorted(batch.offsets, batch.offsets[rows[-1]] + RUN, side="right")) - 1
+        rows.append(min(max(after, rows[-1] + 1), batch.num_docs))
+    for row, (first, ids) in zip(rows, _runs(batch.data, batch.offsets, rows, ngram, size), strict=False):
+        yield row, first, ids
 
 
-def _ids(data: np.ndarray, offsets: np.ndarray, ngram: Ngram, size: int) -> tuple[np.ndarray, np.ndarray]:
+def _runs(
+    data: np.ndarray, offsets: np.ndarray, rows: list[int], ngram: Ngram, size: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(first, ids) of the documents rows[k]:rows[k + 1] for every k."""
     if ngram not in ("word", "char") or size < 1:
         raise ValueError(f"want ngram word or char and size >= 1, got ngram={ngram!r}, size={size}")
-    longest = int(np.diff(offsets).max(initial=0))
-    num_bytes = int(offsets[-1] - offsets[0])
-    first = np.zeros(len(offsets), dtype=np.int64)
-    if ngram == "char":
-        # A lower-case letter may take three bytes where the capital took two, and a broken byte becomes two.
-        scratch = np.empty(2 * longest + 4, dtype=np.uint8)
-        ids = np.empty(num_bytes, dtype=np.uint64)
-        total = _char_shingles(data, offsets, *code_points(), size, scratch, first, ids)
-        return first, ids[:total]
-    # Two words have at least a byte between them, or one of them is a character of three bytes.
-    hashes = np.empty(num_bytes // 2 + len(offsets) + size + 8, dtype=np.uint64)
-    word_hashes(data, offsets, code_points(), waiting_room(longest), first, hashes)
-    starts = np.zeros(len(offsets), dtype=np.int64)
-    words = np.diff(first)
-    np.cumsum(np.maximum(words - (size - 1), np.minimum(words, 1)), out=starts[1:])
-    ids = np.empty(int(starts[-1]) + 8, dtype=np.uint64)
-    _combine(first, hashes, size, starts, ids)
-    return starts, ids[:-8]
+    room = waiting_room(int(np.diff(offsets).max(initial=0)))
+    hashes = np.empty(0, dtype=np.uint64)
+    for row, after in pairwise(rows):
+        run = offsets[row : after + 1]
+        starts, first = np.zeros((2, len(run)), dtype=np.int64)
+        num_bytes = int(run[-1] - run[0])
+        if ngram == "char":
+            ids = np.empty(num_bytes, dtype=np.uint64)
+            _char_shingles(data, run, *code_points(), size, room[0], starts, ids)
+        else:
+            # Two words have at least a byte between them, or one of them is a character of three bytes.
+            most = num_bytes // 2 + len(run) + size + 8
+            hashes = hashes if len(hashes) >= most else np.empty(most, dtype=np.uint64)
+            word_hashes(data, run, code_points(), room, first, hashes)
+            ids = np.empty(int(first[-1]) + 8, dtype=np.uint64)
+            _combine(first, hashes, size, starts, ids)
+        yield starts, ids[: starts[-1]]
 
 
 @lean
 def _combine(first: np.ndarray, hashes: np.ndarray, size: int, starts: np.ndarray, ids: np.ndarray) -> None:
+    place = 0
     for document in range(len(first) - 1):
         begin, words = first[document], first[document + 1] - first[document]
-        place = starts[document]
+        terms = min(size, words)
+        count = words - terms + 1 if words else 0
         # The last eight may go into the next document's place, which is filled after them.
-        for i in range(0, starts[document + 1] - place, 8):
-            combine_eight(hashes, begin + i, min(size, words), np.uint64(BASE), ids, place + i)
+        for i in range(0, count, 8):
+            combine_eight(hashes, begin + i, terms, np.uint64(BASE), ids, place + i)
+        place += count
+        starts[document + 1] = place
 
 
 @kernel

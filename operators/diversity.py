@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .byte_masks import highest
 from .hashing import fmix64
 from .kernel import lean
 
@@ -205,13 +206,10 @@ def _fill(
         for i in range(start, stop):
             h = np.uint64(0)
             for k in range(ngram):
-                h = fmix64(np.uint64(h + hashes[i + k] + np.uint64(0x9E3779B97F4A7C15)))
-            rest = np.uint64(h << up)
-            rank = 1
-            while rank <= 64 - precision and np.int64(rest) >= 0:  # leading zeros of what follows the index
-                rest = np.uint64(rest << np.uint64(1))
-                rank += 1
-            index = np.int64(h >> down)
+                h = fmix64(np.uint64(h + hashes[np.uint64(i + k)] + np.uint64(0x9E3779B97F4A7C15)))
+            zeros = 63 - highest(np.uint64(h << up))  # that lead what follows the index
+            rank = min(zeros, 64 - precision) + 1
+            index = np.uint64(h >> down)
             if registers[index] < rank:
                 registers[index] = rank
     return total

@@ -32,6 +32,7 @@ names what comes first. FineWeb uses it with `require_terminal_punctuation=False
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -179,21 +180,25 @@ class C4Quality:
 
     def limits(self, language: str) -> tuple[Limit, ...]:
         """The limits for a document in `language`, in the order in which they are tried."""
-
-        def get(field: str) -> float | None:
-            return setting(self, language, field)
-
-        return (
-            Limit("c4_quality.lorem_ipsum_lines", max=get("max_lorem_ipsum_lines")),
-            Limit("c4_quality.curly_bracket_lines", max=get("max_curly_bracket_lines")),
-            Limit("c4_quality.sentences", min=get("min_sentences")),
-        )
+        return _limits(self, language)
 
     def __call__(self, table: pa.Table) -> pa.Table:
         batch = analyse(table)
         counts = _judge(self, table, batch) if self.parity == "none" else _edit(self, table, batch)[0]
         signals = list(counts[:COUNTS].astype(np.float64))
         return judge(with_signals(table, self.name, SIGNALS, signals), self.limits)
+
+
+@lru_cache(maxsize=1024)  # a batch asks for every language in it
+def _limits(operator: C4Quality, language: str) -> tuple[Limit, ...]:
+    def get(field: str) -> float | None:
+        return setting(operator, language, field)
+
+    return (
+        Limit("c4_quality.lorem_ipsum_lines", max=get("max_lorem_ipsum_lines")),
+        Limit("c4_quality.curly_bracket_lines", max=get("max_curly_bracket_lines")),
+        Limit("c4_quality.sentences", min=get("min_sentences")),
+    )
 
 
 @dataclass(frozen=True)

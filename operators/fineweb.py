@@ -20,6 +20,7 @@ language.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -123,19 +124,7 @@ class FineWebQuality:
 
     def limits(self, language: str) -> tuple[Limit, ...]:
         """The limits for a document in `language`, in the order in which they are tried (datatrove's)."""
-
-        def get(field: str) -> float | None:
-            return setting(self, language, field)
-
-        return (
-            Limit("fineweb_quality.lines", min=1, reason="fineweb_quality.empty"),
-            Limit("fineweb_quality.terminal_line_fraction", min=get("min_terminal_line_fraction")),
-            Limit("fineweb_quality.short_line_fraction", max=get("max_short_line_fraction")),
-            Limit(
-                "fineweb_quality.duplicate_line_char_fraction", max=get("max_duplicate_line_char_fraction")
-            ),
-            Limit("fineweb_quality.newlines_per_word", max=get("max_newlines_per_word")),
-        )
+        return _limits(self, language)
 
     def __call__(self, table: pa.Table) -> pa.Table:
         batch = analyse(table)
@@ -168,3 +157,17 @@ class FineWebQuality:
             ratio(newlines, words),
         ]
         return judge(with_signals(table, self.name, SIGNALS, signals), self.limits)
+
+
+@lru_cache(maxsize=1024)  # a batch asks for every language in it
+def _limits(operator: FineWebQuality, language: str) -> tuple[Limit, ...]:
+    def get(field: str) -> float | None:
+        return setting(operator, language, field)
+
+    return (
+        Limit("fineweb_quality.lines", min=1, reason="fineweb_quality.empty"),
+        Limit("fineweb_quality.terminal_line_fraction", min=get("min_terminal_line_fraction")),
+        Limit("fineweb_quality.short_line_fraction", max=get("max_short_line_fraction")),
+        Limit("fineweb_quality.duplicate_line_char_fraction", max=get("max_duplicate_line_char_fraction")),
+        Limit("fineweb_quality.newlines_per_word", max=get("max_newlines_per_word")),
+    )

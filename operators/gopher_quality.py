@@ -22,6 +22,7 @@ English stop words are matched with case, for every language.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -66,9 +67,10 @@ def _count_words(first: np.ndarray, chars: np.ndarray, flags: np.ndarray, counts
     """Fill int64 [3, D]: words, their code points, words with a letter."""
     for doc in range(first.size - 1):
         total = letters = np.int64(0)
-        for w in range(first[doc], first[doc + 1]):
-            total += chars[w]
-            letters += flags[w] & 1
+        begin = np.uint64(first[doc])
+        for w in range(first[doc + 1] - first[doc]):
+            total += chars[begin + np.uint64(w)]
+            letters += flags[begin + np.uint64(w)] & 1
         counts[0, doc], counts[1, doc], counts[2, doc] = first[doc + 1] - first[doc], total, letters
 
 
@@ -135,20 +137,7 @@ class GopherQuality:
 
     def limits(self, language: str) -> tuple[Limit, ...]:
         """The limits for a document in `language`, in the order in which they are tried (datatrove's)."""
-
-        def get(field: str) -> float | None:
-            return setting(self, language, field)
-
-        return (
-            Limit("gopher_quality.words", get("min_words"), get("max_words")),
-            Limit("gopher_quality.mean_word_chars", get("min_mean_word_chars"), get("max_mean_word_chars")),
-            Limit("gopher_quality.hashes_per_word", max=get("max_hashes_per_word")),
-            Limit("gopher_quality.ellipses_per_word", max=get("max_ellipses_per_word")),
-            Limit("gopher_quality.bullet_line_fraction", max=get("max_bullet_line_fraction")),
-            Limit("gopher_quality.ellipsis_line_fraction", max=get("max_ellipsis_line_fraction")),
-            Limit("gopher_quality.alphabetic_word_fraction", get("min_alphabetic_word_fraction")),
-            Limit("gopher_quality.stop_words", get("min_stop_words")),
-        )
+        return _limits(self, language)
 
     def __call__(self, table: pa.Table) -> pa.Table:
         batch = analyse(table)
@@ -176,6 +165,23 @@ class GopherQuality:
         end = tokens.start + tokens.size
         stop_words = count_stop_words(batch.data, first, tokens.start, end, False, codes, stop_table(("en",)))
         return _signals(batch, "•-", False, (count, chars, np.diff(first), alphabetic), stop_words)
+
+
+@lru_cache(maxsize=1024)  # a batch asks for every language in it
+def _limits(operator: GopherQuality, language: str) -> tuple[Limit, ...]:
+    def get(field: str) -> float | None:
+        return setting(operator, language, field)
+
+    return (
+        Limit("gopher_quality.words", get("min_words"), get("max_words")),
+        Limit("gopher_quality.mean_word_chars", get("min_mean_word_chars"), get("max_mean_word_chars")),
+        Limit("gopher_quality.hashes_per_word", max=get("max_hashes_per_word")),
+        Limit("gopher_quality.ellipses_per_word", max=get("max_ellipses_per_word")),
+        Limit("gopher_quality.bullet_line_fraction", max=get("max_bullet_line_fraction")),
+        Limit("gopher_quality.ellipsis_line_fraction", max=get("max_ellipsis_line_fraction")),
+        Limit("gopher_quality.alphabetic_word_fraction", get("min_alphabetic_word_fraction")),
+        Limit("gopher_quality.stop_words", get("min_stop_words")),
+    )
 
 
 def _signals(

@@ -23,6 +23,7 @@ found, and compares the words joined without a space; lines are those of `re.spl
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -100,18 +101,23 @@ class GopherRepetition:
 
     def limits(self, language: str) -> tuple[Limit, ...]:
         """The limits for a document in `language`, in the order in which they are tried (datatrove's)."""
-        empty = Limit(f"{self.name}.chars", min=1, reason=f"{self.name}.empty")
-        return (
-            empty,
-            *(
-                Limit(f"{self.name}.{signal}", max=setting(self, language, f"max_{signal}"))
-                for signal in SIGNALS[1:]
-            ),
-        )
+        return _limits(self, language)
 
     def __call__(self, table: pa.Table) -> pa.Table:
         signals = _signals(analyse(table), self.parity == "none")
         return judge(with_signals(table, self.name, SIGNALS, signals), self.limits)
+
+
+@lru_cache(maxsize=1024)  # a batch asks for every language in it
+def _limits(operator: GopherRepetition, language: str) -> tuple[Limit, ...]:
+    empty = Limit(f"{operator.name}.chars", min=1, reason=f"{operator.name}.empty")
+    return (
+        empty,
+        *(
+            Limit(f"{operator.name}.{signal}", max=setting(operator, language, f"max_{signal}"))
+            for signal in SIGNALS[1:]
+        ),
+    )
 
 
 def _signals(batch: TextBatch, native: bool) -> list[np.ndarray]:

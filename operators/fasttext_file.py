@@ -45,12 +45,13 @@ class UnsupportedError(ValueError):
 class Tables(NamedTuple):
     """A supervised model as the kernel wants it.
 
-    rows float32 [words, dim]; grams float32 [n-grams, dim], by hash bucket; outputs float32 [labels, dim]
-    (hierarchical: inner nodes); there uint32 [bucket / 32], a bit for each bucket that has a row; ranks uint32
-    [bucket / 32], rows before these buckets; keys uint64 [2^k], the words by their keys, 0 free, and numbers int32
-    [2^k], the dictionary's words, then its labels; is_label uint8 [entries]; left, right int32 [2 * labels - 1], the
-    tree of a hierarchical model (-1: a leaf); prefix uint8, what labels begin with; eos: the number of the word
-    "</s>" or -1; eos_key: its key.
+    Matrices are float32 with columns of 0 up to a multiple of 16. rows [words + n-grams, dim], n-grams by hash bucket;
+    outputs [labels, dim] (hierarchical: inner nodes); there uint32 [(words + bucket) / 32], a bit for each word and
+    then for each bucket that has a row; ranks uint32 [.], rows before those of each of `there`; keys uint64 [2^k]: the
+    dictionary's words and labels by their keys, 0 free, numbers int32 [2^k]: which they are, labels behind words; some
+    uint32 [2^12], a bit for the upper 17 bits of each of the keys; is_label uint8 [entries]; left, right int32
+    [2 * labels - 1], the tree of a hierarchical model (-1: a leaf); prefix uint8, what labels begin with; eos: the
+    number of the word "</s>" or -1; eos_key: its key.
     """
 
     rows: np.ndarray

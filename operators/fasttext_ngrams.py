@@ -2,8 +2,8 @@
 
 Words are laid one behind the other in a block of characters. At sixteen places of a word at a time the n-grams that
 begin there are hashed, and those that have a vector in the model are picked out: by group of sixteen places of the
-word, then by length, then by place, so that a word's sum does not depend on what else is in the block. There is no loop
-per word, since its length cannot be foreseen, and a wrong guess costs as much as the hashing.
+word, then by length, then by place, so that a word's sum does not depend on what else is in the block. Hashing and
+adding have no loop per word: its end cannot be foreseen, and a wrong guess costs as much as the hashing.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def row_of(there: np.ndarray, ranks: np.ndarray, bucket: np.uint32) -> np.int64:
 
 @inline
 def _first(n: int) -> np.uint64:
-    """The lowest n of 63 bits, none for n <= 0."""
+    """The lowest n of 62 bits, none for n <= 0."""
     return np.uint64((np.int64(1) << min(max(n, 0), 62)) - 1)
 
 

@@ -101,8 +101,8 @@ def add_row(typing: Any, to: Any, i: Any, rows: Any, j: Any) -> Any:
 def add_rows(typing: Any, to: Any, i: Any, rows: Any, index: Any, first: Any, last: Any) -> Any:
     """In a kernel: to[i] += rows[index[k]] for k = first .. last - 1, one after the other in float32.
 
-    `to`, `rows`: float32 [., dim], contiguous; `index`: integers [last + AHEAD] or longer, those from `last` on of any
-    value.
+    `to`, `rows`: float32 [., dim], contiguous, dim a multiple of 16; `index`: integers [last + AHEAD] or longer, those
+    from `last` on of any value.
     """
 
     def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:

@@ -88,17 +88,10 @@ class MinHash:
 
     def signatures(self, table: pa.Table) -> np.ndarray:
         """uint32 [rows, num_perm]; all 2^32 - 1 for a document without shingles, as in datasketch."""
-        return self._sketch(table)[0]
-
-    def _sketch(self, table: pa.Table) -> tuple[np.ndarray, np.ndarray]:
-        """The signatures, and which rows have no shingle."""
         out = np.empty((table.num_rows, self.num_perm), dtype=np.uint32)
-        without = np.empty(table.num_rows, dtype=bool)
         for row, first, ids in shingle_runs(table, self.ngram, self.ngram_size):
-            rows = slice(row, row + len(first) - 1)
-            minima(first, ids, self.seed, out[rows])
-            np.equal(first[1:], first[:-1], out=without[rows])
-        return out, without
+            minima(first, ids, self.seed, out[row : row + len(first) - 1])
+        return out
 
     def _signatures(self, first: np.ndarray, ids: np.ndarray) -> np.ndarray:
         out = np.empty((len(first) - 1, self.num_perm), dtype=np.uint32)
@@ -117,8 +110,14 @@ class MinHash:
         return out
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        signatures, without = self._sketch(table)
-        hashes = pa.array(self.band_hashes(signatures).reshape(-1))
+        out = np.empty((table.num_rows, self.bands), dtype=np.uint64)
+        without = np.empty(table.num_rows, dtype=bool)
+        # Run by run, so that signatures, which are larger than short documents, never leave the cache.
+        for row, first, ids in shingle_runs(table, self.ngram, self.ngram_size):
+            rows = slice(row, row + len(first) - 1)
+            out[rows] = self.band_hashes(self._signatures(first, ids))
+            np.equal(first[1:], first[:-1], out=without[rows])
+        hashes = pa.array(out.reshape(-1))
         column = pa.FixedSizeListArray.from_arrays(hashes, self.bands, mask=pa.array(without))
         return with_columns(table, [(BANDS, column)])
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 # A job whose worker dies so often stops the run.
@@ -94,34 +94,53 @@ def start(cpus: int) -> None:
     prepare()
     import ray
 
-    ray.init(
-        address="local",  # not whatever cluster Ray finds a trace of on this machine
-        num_cpus=cpus,
-        include_dashboard=False,
-        object_store_memory=_STORE_BYTES,
-        logging_level="ERROR",
-        log_to_driver=False,
-    )
+    with _bare():
+        ray.init(
+            address="local",  # not whatever cluster Ray finds a trace of on this machine
+            num_cpus=cpus,
+            include_dashboard=False,
+            object_store_memory=_STORE_BYTES,
+            logging_level="ERROR",
+            log_to_driver=False,
+        )
+
+
+@contextmanager
+def _bare() -> Iterator[None]:
+    """Ray without its autoscaler, log monitor and API server, which no option leaves out: two of its ten seconds."""
+    from ray._private.node import Node
+
+    names = ("start_monitor", "start_log_monitor", "start_api_server")
+    real = {name: getattr(Node, name) for name in names if hasattr(Node, name)}
+    for name in real:
+        setattr(Node, name, lambda *args, **kwargs: None)
+    try:
+        yield
+    finally:
+        for name, function in real.items():
+            setattr(Node, name, function)
 
 
 def leave(code: int) -> None:
-    """At the end of a command: kill the Ray that this process started. Does not return where it is still starting."""
-    if _early is not None and not _early.done.is_set():
+    """At the end of a command: kill the Ray that this process started, and do not return where there is one."""
+    ours = _early is not None and not _early.done.is_set()  # still starting: its processes end with this one
+    if not ours and "ray" in sys.modules:
+        with suppress(Exception):
+            ours = _kill()
+    if ours:
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(code)  # Ray's processes end with this one
-    if "ray" in sys.modules:
-        with suppress(Exception):
-            _kill()
+        os._exit(code)  # the rest of the interpreter takes a second to be cleared away
 
 
-def _kill() -> None:
+def _kill() -> bool:
+    """Whether there was one."""
     import psutil  # type: ignore[import-untyped]  # of Ray
     from ray._private import worker
 
     node = worker._global_node
     if node is None or not node.is_head():
-        return
+        return False
     held = [info.process for infos in node.all_processes.values() for info in infos]
     below = [child for one in held for child in psutil.Process(one.pid).children(recursive=True)]
     kill_and_reap = node.kill_all_processes
@@ -134,3 +153,4 @@ def _kill() -> None:
 
     node.kill_all_processes = at_once
     worker.shutdown()
+    return True

@@ -166,6 +166,7 @@ def start_ray(run: Run) -> int:
             ray.init(address=address, logging_level="ERROR", log_to_driver=False)
         else:
             local_ray.start(min(run.num_cpus or usable_cpus(), usable_cpus()))
+    local_ray.answer_for_cluster()
     there = cluster.usable(run)
     if os.environ.get("RAY_ADDRESS"):
         return run.num_cpus or sys.maxsize  # nodes may join later
@@ -211,6 +212,7 @@ def _turns(jobs: list[Job], workers: int) -> Iterator[list[Job]]:
 def _context() -> Any:
     """Ray Data without its output, and answers told when they are there."""
     from ray.data import DataContext
+    from ray.data._internal.execution.resource_manager import ResourceManager
 
     for logger in ("ray", "ray.data", "ray.data.dataset"):
         logging.getLogger(logger).setLevel(logging.CRITICAL)
@@ -220,6 +222,8 @@ def _context() -> Any:
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.target_max_block_size = 1
+    if hasattr(ResourceManager, "GLOBAL_LIMITS_UPDATE_INTERVAL_S"):  # until then only one job runs
+        ResourceManager.GLOBAL_LIMITS_UPDATE_INTERVAL_S = 0.1
     context._max_num_blocks_in_streaming_gen_buffer = TURN
     return context
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -26,6 +26,9 @@ class _Start:
     """Ray as it is started by a thread, which Linux ends Ray's processes with: it stays as long as this process."""
 
     def __init__(self, cpus: int) -> None:
+        prepare()
+        import ray  # noqa: F401  (not in the thread: it would be imported more slowly beside others)
+
         self.error: BaseException | None = None
         self.done = threading.Event()
         threading.Thread(target=self._run, args=(cpus,), name="malmoi-ray", daemon=True).start()
@@ -40,6 +43,7 @@ class _Start:
 
 
 _early: _Start | None = None
+_started = False
 
 
 def usable_cpus() -> int:
@@ -91,6 +95,7 @@ def prepare() -> None:
 
 def start(cpus: int) -> None:
     """Start Ray with so many CPUs."""
+    global _started
     prepare()
     import ray
 
@@ -103,6 +108,7 @@ def start(cpus: int) -> None:
             logging_level="ERROR",
             log_to_driver=False,
         )
+    _started = True
 
 
 @contextmanager
@@ -119,6 +125,49 @@ def _bare() -> Iterator[None]:
     finally:
         for name, function in real.items():
             setattr(Node, name, function)
+
+
+class _NoStats:
+    """In place of the actor that counts for Ray's dashboard, which is not there: `x.any_method.remote(...)`."""
+
+    def __getattr__(self, name: str) -> _NoStats:
+        return self
+
+    def remote(self, *args: object, **kwargs: object) -> None:
+        """Nothing is counted."""
+
+
+def answer_for_cluster() -> None:
+    """Spare Ray Data its two actors, where `start` started Ray.
+
+    One counts for the dashboard. The other tells what the cluster has for it, which is seen only after a second, in
+    each stage anew, and until then one job runs at a time. Nothing is decided there for a Ray that no node can join.
+    """
+    global _started
+    if not _started:
+        return
+    _started = False  # said once for each Ray
+    import ray
+    from ray.data._internal import stats
+    from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator import (
+        DefaultAutoscalingCoordinator as Coordinator,
+    )
+
+    alone = ray.get_runtime_context().gcs_address
+
+    def put(owner: object, name: str, answer: Callable[[], object]) -> None:
+        real = getattr(owner, name)
+
+        def function(*args: object, **kwargs: object) -> object:
+            here = ray.is_initialized() and ray.get_runtime_context().gcs_address == alone
+            return answer() if here else real(*args, **kwargs)
+
+        setattr(owner, name, function)
+
+    put(stats, "get_or_create_stats_actor", _NoStats)
+    put(Coordinator, "request_resources", lambda: None)
+    put(Coordinator, "cancel_request", lambda: None)
+    put(Coordinator, "get_reserved_resources", lambda: {x["NodeID"]: x["Resources"] for x in ray.nodes()})
 
 
 def leave(code: int) -> None:

@@ -1,5 +1,5 @@
 """`python -m malmoi.pipeline` is the command `malmoi`."""
 
-from .cli import main
+from .cli import script
 
-main()
+script()

@@ -62,13 +62,15 @@ def read_batches(folder: Folder, names: Sequence[str], bucket: int, schema: pa.S
     wanted = [(name, *span) for name, ranges in zip(names, found, strict=True) for span in ranges.tolist()]
     chunks: list[pa.RecordBatch] = []
     small: list[pa.RecordBatch] = []
+    size = 0
     for some in _at_once(wanted):
         frames = in_parallel(folder, lambda one: read_range(folder, *one), some)
         for (name, _, _), frame in zip(some, frames, strict=True):
             small.append(_unpacked(folder, name, frame, schema))
-            if sum(batch.nbytes for batch in small) >= CHUNK_BYTES:
+            size += small[-1].nbytes
+            if size >= CHUNK_BYTES:
                 chunks.append(_together(small))
-                small = []
+                small, size = [], 0
     return pa.Table.from_batches([*chunks, _together(small)] if small else chunks, schema)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from importlib.metadata import entry_points
 from typing import Annotated
 
@@ -191,16 +192,23 @@ def _add_commands() -> None:
             app.command()(function)
 
 
-def main() -> None:
-    """Entry point: errors of ours in one clear line each, exit code 2; Ctrl-C exits with 130."""
+def script() -> None:
+    """The command in a process of its own, which ends at once."""
     try:
-        _command()
+        main()
     except SystemExit as stop:
+        if isinstance(stop.code, str):
+            print(stop.code, file=sys.stderr)
         local_ray.leave(stop.code if isinstance(stop.code, int) else int(stop.code is not None))
         raise
+    except BaseException:
+        traceback.print_exc()
+        local_ray.leave(1)
+        sys.exit(1)
 
 
-def _command() -> None:
+def main() -> None:
+    """Errors of ours in one clear line each, exit code 2; Ctrl-C exits with 130."""
     _add_commands()
     try:
         app(standalone_mode=True)
@@ -225,4 +233,4 @@ def _escape(text: str) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    script()

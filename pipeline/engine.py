@@ -17,6 +17,7 @@ import os
 import pickle
 import socket
 import sys
+import threading
 import time
 import traceback
 import uuid
@@ -86,10 +87,10 @@ def execute(folder: Folder, job: Job, *, worker: bool = False, call: str = "") -
     """Run one job and commit it. `worker`: this process may be ended where `job.limit_s` is exceeded; `call`: of
     `run_jobs`, of whose workers the job may end TRIES."""
     attempt = watch.begin(folder, job.stage, job.name, job.plan, call)
+    if attempt.deaths >= TRIES:
+        raise MalmoiError(_DIED)  # the mark stays one of a death: the next command goes on carefully
     started = time.perf_counter()
     try:
-        if attempt.deaths >= TRIES:
-            raise MalmoiError(_DIED)
         counts = _work(folder, job, attempt.after_death, worker)
         counts.setdefault("files", [])
         counts["plan"] = job.plan
@@ -200,6 +201,9 @@ def wait_for_cpu(seconds: float = 60.0, run: Run | None = None) -> None:
         time.sleep(0.5)
 
 
+_making = threading.Lock()  # Ray Data's context is one for the process
+
+
 def _turns(jobs: list[Job], workers: int) -> Iterator[list[Job]]:
     """The jobs as workers get them: several at once, and one by one towards the end, so that all end together."""
     start = 0
@@ -239,23 +243,24 @@ def _on_ray(
     wait_for_cpu(run=run)
     call = uuid.uuid4().hex
     workers = min(num_cpus, len(jobs))
-    turns = list(_turns(jobs, min(workers, 2 * cluster.cpus(run))))
+    ahead = workers if run.wait_for_nodes else min(workers, 2 * cluster.cpus(run))  # nodes may join later
+    turns = list(_turns(jobs, ahead))
     rows = [  # cloudpickle: also what a notebook defines
         {"jobs": ray.cloudpickle.dumps((folder, some, check & {job.name for job in some}, call))}
         for some in turns
     ]
+    with _making, warnings.catch_warnings(), DataContext.current(_context()):
+        warnings.simplefilter("ignore")  # max_retries has no other spelling yet in Ray 2.60
+        answers = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+            _execute_row,
+            batch_size=1,
+            batch_format="pyarrow",
+            num_cpus=1,
+            compute=TaskPoolStrategy(size=workers),
+            max_retries=local_ray.RETRIES,
+            **cluster.placement(run),
+        )
     try:
-        with warnings.catch_warnings(), DataContext.current(_context()):
-            warnings.simplefilter("ignore")  # max_retries has no other spelling yet in Ray 2.60
-            answers = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
-                _execute_row,
-                batch_size=1,
-                batch_format="pyarrow",
-                num_cpus=1,
-                compute=TaskPoolStrategy(size=workers),
-                max_retries=local_ray.RETRIES,
-                **cluster.placement(run),
-            )
         for row in answers.iter_rows():
             answer = json.loads(row["answer"])
             if "error" in answer:

@@ -17,6 +17,9 @@ from malmoi.operators.contract import Operator
 
 from .errors import ChangedError
 
+FORMAT = 2
+"""Of the files of a run; a folder with another is not gone on with."""
+
 _OURS = "malmoi.operators"
 _PACKAGES = {"language": ("fasttext-predict",), "token_count": ("tokenizers",)}
 

@@ -8,6 +8,7 @@ together.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -43,7 +44,8 @@ class _Start:
 
 
 _early: _Start | None = None
-_started = False
+_started = False  # and Ray Data was not told yet
+_ours = False
 
 
 def usable_cpus() -> int:
@@ -55,18 +57,29 @@ def begin(recipe: str, overrides: Sequence[str]) -> None:
     """Start Ray for a run whose recipe is not read yet, beside the imports; not where it is finished, or runs on a
     cluster. What is wrong with the recipe is told by those who read it."""
     global _early
-    if os.environ.get("RAY_ADDRESS") or _early is not None:
+    ray = sys.modules.get("ray")
+    if os.environ.get("RAY_ADDRESS") or _early is not None or (ray is not None and ray.is_initialized()):
         return
     with suppress(Exception):
         cpus = _peek(Path(recipe), dict(text.split("=", 1) for text in overrides))
         if cpus:
+            _end_in_order()
             _early = _Start(cpus)
+
+
+def _end_in_order() -> None:
+    """Let SIGTERM end the run as an error would; Ray sees to that only where the main thread starts it."""
+    main = threading.current_thread() is threading.main_thread()
+    if main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
 
 
 def _peek(recipe: Path, given: dict[str, str]) -> int:
     """CPUs of a run that is still to be made in a folder of this machine, else 0."""
     import yaml
 
+    if "run" in given:  # YAML of its own
+        return 0
     said = yaml.safe_load(recipe.read_bytes())
     output = given.get("output", said["output"])
     if "://" in output or (Path(output) / "manifest.json").exists():
@@ -95,7 +108,7 @@ def prepare() -> None:
 
 def start(cpus: int) -> None:
     """Start Ray with so many CPUs."""
-    global _started
+    global _started, _ours
     prepare()
     import ray
 
@@ -108,7 +121,7 @@ def start(cpus: int) -> None:
             logging_level="ERROR",
             log_to_driver=False,
         )
-    _started = True
+    _started = _ours = True
 
 
 @contextmanager
@@ -148,11 +161,19 @@ def answer_for_cluster() -> None:
         return
     _started = False  # said once for each Ray
     import ray
-    from ray.data._internal import stats
-    from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator import (
-        DefaultAutoscalingCoordinator as Coordinator,
-    )
 
+    try:
+        from ray.data._internal import stats
+        from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator import (
+            DefaultAutoscalingCoordinator as Coordinator,
+        )
+
+        answer_type = str(Coordinator.get_reserved_resources.__annotations__.get("return"))
+        _ = stats.get_or_create_stats_actor, Coordinator.request_resources, Coordinator.cancel_request
+    except (ImportError, AttributeError):
+        return  # another Ray: slower, not wrong
+    if "ReservedResources" not in answer_type and "Dict[str, Dict" not in answer_type:
+        return
     alone = ray.get_runtime_context().gcs_address
 
     def put(owner: object, name: str, answer: Callable[[], object]) -> None:
@@ -172,13 +193,15 @@ def answer_for_cluster() -> None:
 
 def leave(code: int) -> None:
     """At the end of a command: kill the Ray that this process started, and do not return where there is one."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     ours = _early is not None and not _early.done.is_set()  # still starting: its processes end with this one
-    if not ours and "ray" in sys.modules:
+    if not ours and _ours:
         with suppress(Exception):
             ours = _kill()
     if ours:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(Exception):  # a pipe that nobody reads
+                stream.flush()
         os._exit(code)  # the rest of the interpreter takes a second to be cleared away
 
 

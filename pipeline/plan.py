@@ -23,13 +23,11 @@ from .config import build_steps, check_columns
 from .errors import RecipeError, SourceError
 from .files import InputFile, find_files
 from .filtering import FilterPart, KeySpec, documents_schema
-from .identity import identity_of, libraries, plain
+from .identity import FORMAT, identity_of, libraries, plain
 from .recipe import Recipe, Source
 from .saved import Index, open_index
 from .sources import COMPRESSED_TIMES, Part, split_parts
 from .token_settings import check_settings, prompts_of
-
-FORMAT = 2
 
 # Measured with benchmarks/memory.py, peak resident set, 250 MB to 2 GB of web text (docs/performance.md):
 # 200 documents with all rules: interpreter, Arrow, compiled kernels, language model ...

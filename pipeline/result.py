@@ -6,7 +6,7 @@ import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -28,7 +28,7 @@ from .manifest import Manifest
 from .shards import part_file
 from .signal_view import SignalView, limits_of
 from .storage import Folder, file_system
-from .why import find
+from .why import find, read_plan
 
 if TYPE_CHECKING:
     import pyarrow.dataset
@@ -198,7 +198,7 @@ class Result:
         return found
 
     def _plan(self) -> dict[str, Any]:
-        return cast("dict[str, Any]", json.loads(self.folder.read_bytes("plan.json")))
+        return read_plan(self.folder)
 
     def _steps(self) -> tuple[Operator, ...]:
         return build_steps(parse_recipe({**self._plan()["recipe"], "output": self.folder.url}))

@@ -193,7 +193,7 @@ def begin(folder: Folder, stage: str, name: str, plan: str, call: str = "") -> A
             held = json.loads(folder.read_bytes(marker))
             if held["plan"] == plan:
                 number, died = int(held["attempt"]) + 1, not held.get("error", False)
-                deaths = int(held["deaths"]) + 1 if died and held["call"] == call else 0
+                deaths = int(held["deaths"]) + 1 if died and call and held["call"] == call else 0
     attempt = Attempt(folder, marker, plan, stage, name, time.time(), number, died, call, deaths)
     _mark(attempt, error=False)
     return attempt

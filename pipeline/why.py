@@ -20,6 +20,7 @@ from malmoi.operators.exact import id_hash
 
 from .config import build_steps, parse_recipe
 from .errors import SourceError
+from .identity import FORMAT
 from .manifest import FILE as MANIFEST
 from .manifest import Manifest
 from .scatter import order_key, shard_of
@@ -43,7 +44,7 @@ class Fate:
 
 def find(folder: Folder, id: str, source: str | None = None) -> list[Fate]:
     """Every document of the run with this id (an id is unique within its source)."""
-    plan = _plan(folder)
+    plan = read_plan(folder)
     found = []
     for index in range(plan["parts"]):
         for kind in ("kept", "dropped"):
@@ -53,10 +54,16 @@ def find(folder: Folder, id: str, source: str | None = None) -> list[Fate]:
     return found
 
 
-def _plan(folder: Folder) -> dict[str, Any]:
+def read_plan(folder: Folder) -> dict[str, Any]:
+    """plan.json of a run; SourceError where there is none, or another version's."""
     if not folder.exists("plan.json"):
         raise SourceError(f"{folder.url}: not a run: there is no plan.json in it")
     plan: dict[str, Any] = json.loads(folder.read_bytes("plan.json"))
+    if plan.get("format") != FORMAT:
+        raise SourceError(
+            f"{folder.url}: made by malmoi {plan.get('malmoi', '?')}, which laid out its stages in another way; "
+            "ask that version, or run the recipe again"
+        )
     return plan
 
 
@@ -171,7 +178,7 @@ def _signals(fate: Fate, limits: dict[str, Limit], own: set[str]) -> Table:
 def print_why(run: str, id: str, source: str | None, console: Console) -> None:
     """Print each document with this id; SourceError if there is none."""
     folder = Folder(run)
-    steps = build_steps(parse_recipe({**_plan(folder)["recipe"], "output": run}))
+    steps = build_steps(parse_recipe({**read_plan(folder)["recipe"], "output": run}))
     fates = find(folder, id, source)
     if not fates:
         where = f" in source {source!r}" if source else ""

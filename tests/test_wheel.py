@@ -57,4 +57,4 @@ def test_content_equals_the_tree(wheel):
 def test_the_command_is_declared(wheel):
     with zipfile.ZipFile(wheel) as archive:
         name = next(x for x in archive.namelist() if x.endswith("entry_points.txt"))
-        assert "malmoi = malmoi.pipeline.cli:main" in archive.read(name).decode()
+        assert "malmoi = malmoi.pipeline.cli:script" in archive.read(name).decode()

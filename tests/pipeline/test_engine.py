@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from malmoi.pipeline import engine
+from malmoi.pipeline import engine, watch
 from malmoi.pipeline.engine import Job, committed, execute, run_jobs
 from malmoi.pipeline.errors import BusyError, MalmoiError
 from malmoi.pipeline.lock import only_run
@@ -131,6 +131,16 @@ def test_a_dead_worker_s_turn_goes_on(tmp_path: Path, ray_here: int, tries: int)
     assert len(ticks) == 8
     [attempt] = [x["where"][4] for x in ticks if x["where"][0] == "dies"]
     assert attempt == tries
+
+
+def test_only_deaths_of_one_call_are_counted(tmp_path: Path) -> None:
+    """Else a process that is killed by hand three times would not be gone on with."""
+    folder = Folder(str(tmp_path))
+    here = [watch.begin(folder, "t", "job", "plan") for _ in range(5)]
+    assert [x.deaths for x in here] == [0] * 5
+    assert [x.after_death for x in here] == [False, True, True, True, True]
+    calls = [watch.begin(folder, "t", "other", "plan", call) for call in ("a", "a", "a", "b", "b")]
+    assert [x.deaths for x in calls] == [0, 1, 2, 0, 1]
 
 
 @pytest.mark.ray

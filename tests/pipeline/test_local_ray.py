@@ -31,6 +31,7 @@ def recipe(folder: Path, **more: object) -> str:
         ({"output": None}, [], None),
         ({"run": []}, [], None),
         ({}, ["no override"], None),
+        ({}, ["run={num_cpus: 1}"], None),
     ],
 )
 def test_begins_for_a_run_that_is_to_be_made_here(tmp_path, monkeypatch, said, given, want):
@@ -38,7 +39,9 @@ def test_begins_for_a_run_that_is_to_be_made_here(tmp_path, monkeypatch, said, g
     monkeypatch.setattr(local_ray, "_Start", started.append)
     monkeypatch.setattr(local_ray, "_early", None)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    before = signal.getsignal(signal.SIGTERM)
     local_ray.begin(recipe(tmp_path, **said), given)
+    signal.signal(signal.SIGTERM, before)
     assert started == ([want] if want else [])
 
 
@@ -52,6 +55,18 @@ def test_does_not_begin_for_a_finished_run_or_a_cluster(tmp_path, monkeypatch):
     local_ray.begin(str(tmp_path / "absent.yaml"), [])
     (tmp_path / "run").mkdir()
     (tmp_path / "run/manifest.json").touch()
+    local_ray.begin(recipe(tmp_path), [])
+
+
+def test_does_not_begin_beside_a_ray_that_runs(tmp_path, monkeypatch):
+    class Ray:
+        def is_initialized(self):
+            return True
+
+    monkeypatch.setattr(local_ray, "_Start", lambda cpus: pytest.fail("started"))
+    monkeypatch.setattr(local_ray, "_early", None)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setitem(sys.modules, "ray", Ray())
     local_ray.begin(recipe(tmp_path), [])
 
 

@@ -343,3 +343,17 @@ def test_an_operator_that_fails(tmp_path, recipe, cli, monkeypatch):
     assert committed(tmp_path / "run") == 5
     monkeypatch.setattr(slow_rule.Slow, "__call__", whole)
     assert cli("run", recipe).code == 0
+
+
+@pytest.mark.ray
+def test_terminated(tmp_path, recipe, malmoi, run_here, undisturbed, outputs):
+    """What batch systems and containers send: the run ends in order, without a sign of life."""
+    first = malmoi("run", recipe, SLOW_SECONDS="0.5")
+    wait_for(lambda: committed(tmp_path / "run") >= 2, first)
+    first.terminate()
+    first.wait(timeout=30)
+    assert first.returncode == 128 + signal.SIGTERM
+    assert not (tmp_path / "run/run.alive.json").exists()
+    assert '"event": "run_end"' in (tmp_path / "run/run.log.jsonl").read_text("utf-8")
+    run_here(tmp_path / "run", recipe)
+    assert outputs(tmp_path / "run") == undisturbed

@@ -36,6 +36,7 @@ def recipe(folder: Path, **more: object) -> str:
 )
 def test_begins_for_a_run_that_is_to_be_made_here(tmp_path, monkeypatch, said, given, want):
     started = []
+    monkeypatch.setitem(sys.modules, "ray", None)  # else it may run already, for other tests
     monkeypatch.setattr(local_ray, "_Start", started.append)
     monkeypatch.setattr(local_ray, "_early", None)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
@@ -46,6 +47,7 @@ def test_begins_for_a_run_that_is_to_be_made_here(tmp_path, monkeypatch, said, g
 
 
 def test_does_not_begin_for_a_finished_run_or_a_cluster(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
     monkeypatch.setattr(local_ray, "_Start", lambda cpus: pytest.fail("started"))
     monkeypatch.setattr(local_ray, "_early", None)
     with monkeypatch.context() as inner:

@@ -234,7 +234,9 @@ def _report(folder: Folder) -> dict[str, float]:
 
 
 def _clean(folder: Folder) -> None:
-    """Drop what was only on its way: it is as large as the corpus and nothing reads it again."""
+    """Drop what was only on its way: it is as large as the corpus and nothing reads it again. What workers that died
+    had begun is dropped, too."""
+    folder.clean_temps()
     for stage in ("scatter", "verify"):
         folder.remove_all(folder.list(f"stages/{stage}"))
     clean_marks(folder, (FILTER, "decide", "write", "dropped"))

@@ -7,6 +7,8 @@ interest is a count of trailing zeros away. Written as LLVM instructions because
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import reduce
+from operator import and_, or_
 from typing import Any
 
 import numpy as np
@@ -16,26 +18,20 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from .kernel import inline, lean
+from .lanes import BIT, BYTE, INT64, Lanes, data_of, load, store
 
 WIDTH = 64
 Test = tuple[int, ...]
 """(offset, low, high): the byte `offset` places further on lies in [low, high]; (offset, low, high, bits): once it
 is joined with these bits (0x20: a letter of ASCII in any case)."""
 
-_BYTE, _INT64 = ir.IntType(8), ir.IntType(64)
-_VECTOR = ir.VectorType(_BYTE, WIDTH)
 
-
-def _splat(value: int) -> Any:
-    return ir.Constant(_VECTOR, [value] * WIDTH)
-
-
-def _in_range(builder: Any, loaded: Any, low: int, high: int) -> Any:
+def _in_range(loaded: Lanes, low: int, high: int) -> Lanes:
     if low == high:
-        return builder.icmp_unsigned("==", loaded, _splat(low))
+        return loaded.compare("==", low)
     if high == 255:
-        return builder.icmp_unsigned(">=", loaded, _splat(low))
-    return builder.icmp_unsigned("<=", builder.sub(loaded, _splat(low)), _splat(high - low))
+        return loaded.compare(">=", low)
+    return (loaded - low).compare("<=", high - low)
 
 
 def _place(builder: Any, array: Any, p: Any, ahead: int) -> Any:
@@ -43,13 +39,13 @@ def _place(builder: Any, array: Any, p: Any, ahead: int) -> Any:
     size = WIDTH + ahead
     length = builder.extract_value(array.shape, 0)
     left = builder.sub(length, p)
-    copy = cgutils.alloca_once(builder, ir.ArrayType(_BYTE, size))
-    first = builder.bitcast(copy, _BYTE.as_pointer())
+    copy = cgutils.alloca_once(builder, ir.ArrayType(BYTE, size))
+    first = builder.bitcast(copy, BYTE.as_pointer())
     here = builder.gep(array.data, [p])
     place = cgutils.alloca_once_value(builder, here)
-    short = builder.icmp_signed("<", left, ir.Constant(_INT64, size))
+    short = builder.icmp_signed("<", left, ir.Constant(INT64, size))
     with builder.if_then(short, likely=False):
-        builder.store(ir.Constant(ir.ArrayType(_BYTE, size), None), copy)
+        builder.store(ir.Constant(ir.ArrayType(BYTE, size), None), copy)
         with cgutils.for_range(builder, left) as loop:
             builder.store(builder.load(builder.gep(here, [loop.index])), builder.gep(first, [loop.index]))
         builder.store(first, place)
@@ -69,26 +65,18 @@ def masks(*wanted: tuple[tuple[Test, ...], ...]) -> Callable[..., Any]:
             array = context.make_array(signature.args[0])(context, builder, values[0])
             ahead = max(test[0] for alternatives in wanted for tests in alternatives for test in tests)
             place = _place(builder, array, values[1], ahead)
-            loads: dict[int, Any] = {}
+            loads: dict[int, Lanes] = {}
 
-            def passes(test: Test) -> Any:
+            def passes(test: Test) -> Lanes:
                 offset, low, high, *fold = test
                 if offset not in loads:
-                    at = builder.gep(place, [ir.Constant(_INT64, offset)])
-                    loads[offset] = builder.load(builder.bitcast(at, _VECTOR.as_pointer()), align=1)
-                loaded = builder.or_(loads[offset], _splat(fold[0])) if fold else loads[offset]
-                return _in_range(builder, loaded, low, high)
+                    loads[offset] = load(builder, place, ir.Constant(INT64, offset), WIDTH)
+                return _in_range(loads[offset] | fold[0] if fold else loads[offset], low, high)
 
             found = []
             for alternatives in wanted:
-                bits = None
-                for tests in alternatives:
-                    both = None
-                    for test in tests:
-                        one = passes(test)
-                        both = one if both is None else builder.and_(both, one)
-                    bits = both if bits is None else builder.or_(bits, both)
-                found.append(builder.bitcast(bits, _INT64))
+                each = (reduce(and_, map(passes, tests)) for tests in alternatives)
+                found.append(reduce(or_, each).cast(INT64).value)
             return context.make_tuple(builder, signature.return_type, found)
 
         return types.UniTuple(types.uint64, len(wanted))(data, types.int64), emit
@@ -100,7 +88,7 @@ def _count(name: str, *more: Any) -> Callable[..., Any]:
     @intrinsic
     def of(typing: Any, x: Any) -> Any:
         def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-            kind = ir.FunctionType(_INT64, [_INT64, *(constant.type for constant in more)])
+            kind = ir.FunctionType(INT64, [INT64, *(constant.type for constant in more)])
             function = cgutils.get_or_insert_function(builder.module, kind, name)
             return builder.call(function, [values[0], *more])
 
@@ -109,9 +97,9 @@ def _count(name: str, *more: Any) -> Callable[..., Any]:
     return of  # type: ignore[no-any-return]
 
 
-lowest = _count("llvm.cttz.i64", ir.Constant(ir.IntType(1), 0))
+lowest = _count("llvm.cttz.i64", ir.Constant(BIT, 0))
 """In a kernel: the number of the lowest bit that is set; 64 where none is."""
-_leading = _count("llvm.ctlz.i64", ir.Constant(ir.IntType(1), 0))
+_leading = _count("llvm.ctlz.i64", ir.Constant(BIT, 0))
 bits_in = _count("llvm.ctpop.i64")
 """In a kernel: how many bits are set."""
 
@@ -135,14 +123,8 @@ def copy_block(typing: Any, out: Any, o: Any, data: Any, p: Any) -> Any:
     """In a kernel: out[o:o + 64] = data[p:p + 64], both of uint8; both must have so many."""
 
     def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        to, read = (
-            builder.gep(
-                context.make_array(signature.args[n])(context, builder, values[n]).data, [values[n + 1]]
-            )
-            for n in (0, 2)
-        )
-        kind = _VECTOR.as_pointer()
-        builder.store(builder.load(builder.bitcast(read, kind), align=1), builder.bitcast(to, kind), align=1)
+        to, read = (data_of(context, builder, signature, values, n) for n in (0, 2))
+        store(builder, to, values[1], load(builder, read, values[3], WIDTH))
         return context.get_dummy_value()
 
     return types.void(out, types.int64, data, types.int64), emit

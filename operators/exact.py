@@ -18,11 +18,12 @@ from numba import types
 from numba.extending import intrinsic
 
 from .analysis import analyse
+from .byte_masks import lowest
 from .code_points import SPACE, code_points
 from .contract import TEXT, Kind, with_columns
 from .hashing import xxh64
 from .kernel import lean
-from .lanes import INT64, data_of, load, store, trailing_zeros
+from .lanes import INT64, data_of, load, store
 from .normalise import text_buffers
 from .words import decode_safely
 
@@ -149,7 +150,7 @@ def _collapse_plain(
     every = np.uint64(0xFFFFFFFFFFFFFFFF)
     while p < end and p + _REACH <= len(data):
         blanks, other = _white_masks(data, p)
-        take = min(64, end - p, trailing_zeros(other))
+        take = min(64, end - p, lowest(other))
         if take == 0:
             break
         within = np.uint64(every >> np.uint64(64 - take))
@@ -157,8 +158,8 @@ def _collapse_plain(
         keep = np.uint64(within & ~np.uint64(blanks & np.uint64(np.uint64(blanks << np.uint64(1)) | white)))
         white = np.uint64(blanks >> np.uint64(take - 1))
         while keep:
-            first = trailing_zeros(keep)
-            run = trailing_zeros(np.uint64(~np.uint64(keep >> np.uint64(first))))
+            first = lowest(keep)
+            run = lowest(np.uint64(~np.uint64(keep >> np.uint64(first))))
             _copy_spaced(data, p + first, text, w)
             w += run
             if first + run >= 64:

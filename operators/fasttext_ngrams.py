@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .byte_masks import bits_in, lowest
 from .fasttext_file import Tables
 from .fasttext_rows import AHEAD, sum_rows
 from .fasttext_vectors import (
@@ -21,13 +22,12 @@ from .fasttext_vectors import (
     hash_bytes,
     keep,
     load,
-    load_four,
     remainder,
     test_bits,
     widen,
 )
+from .hashing import word32
 from .kernel import inline, lean
-from .lanes import ones, trailing_zeros
 
 _BLOCK = 2048
 _GROUPS = 512
@@ -72,7 +72,7 @@ def has_row(there: np.ndarray, bucket: np.uint32) -> np.int64:
 def row_of(there: np.ndarray, ranks: np.ndarray, bucket: np.uint32) -> np.int64:
     """The row of a bucket that has one: how many buckets before it have one."""
     below = np.uint32((np.uint32(1) << (bucket & np.uint32(31))) - np.uint32(1))
-    before = ones(np.uint64(there[bucket >> np.uint32(5)] & below))
+    before = bits_in(np.uint64(there[bucket >> np.uint32(5)] & below))
     return np.int64(ranks[bucket >> np.uint32(5)] + before)
 
 
@@ -105,7 +105,7 @@ def _pick(block: Block, t: Tables, sizes: np.ndarray) -> np.int64:
                 bucket = remainder(h, size, inverse, first)
                 inside = test_bits(there, bucket, inside)
                 keep(found, count, bucket, inside)
-                count += np.uint64(ones(inside))
+                count += np.uint64(bits_in(inside))
         for done in range(before, count, np.uint64(LANES)):
             fill(target, done, row)
         sizes[row] += np.int32(count - before)
@@ -156,9 +156,9 @@ def _close(
 def _character(data: np.ndarray, p: int, stop: int) -> tuple[np.uint32, int]:
     """The bytes of the character at p, the first one lowest, four at most; the position behind it."""
     if p + 4 <= len(data):
-        c = load_four(data, p)
+        c = np.uint32(word32(data, p))
         others = (c & np.uint32(0xC0C0C000)) ^ np.uint32(0x80808000)
-        size = trailing_zeros((np.uint64(others) >> np.uint64(8)) | np.uint64(1 << 24)) >> 3
+        size = lowest((np.uint64(others) >> np.uint64(8)) | np.uint64(1 << 24)) >> 3
         return c & (np.uint32(0xFFFFFFFF) >> np.uint32(24 - 8 * size)), p + 1 + size
     c = np.uint32(data[p])
     p += 1

@@ -191,38 +191,6 @@ def widen(typing: Any, data: Any, i: Any, to: Any, j: Any) -> Any:
 
 
 @intrinsic
-def blanks(typing: Any, data: Any, i: Any) -> Any:
-    """In a kernel: which of data[i : i + 64] separate words for fastText: space, \\t \\n \\v \\f \\r, \\0."""
-
-    def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        found = lanes.load(builder, data_of(context, builder, signature, values, 0), values[1], 64)
-        blank = (found - 9).compare("<", 5) | found.compare("==", 0) | found.compare("==", 32)
-        return _bits(builder, blank.value)
-
-    return types.uint64(data, types.int64), emit
-
-
-def _load_number(kind: Any) -> Any:
-    def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        place = builder.gep(data_of(context, builder, signature, values, 0), [values[1]])
-        return builder.load(builder.bitcast(place, kind.as_pointer()), align=1)
-
-    return emit
-
-
-@intrinsic
-def load_eight(typing: Any, data: Any, i: Any) -> Any:
-    """In a kernel: data[i : i + 8] as one number, the first byte lowest."""
-    return types.uint64(data, types.int64), _load_number(INT64)
-
-
-@intrinsic
-def load_four(typing: Any, data: Any, i: Any) -> Any:
-    """In a kernel: data[i : i + 4] as one number, the first byte lowest."""
-    return types.uint32(data, types.int64), _load_number(INT32)
-
-
-@intrinsic
 def fold(typing: Any, a: Any, b: Any) -> Any:
     """In a kernel: the upper half of a * b (128 bits) xor the lower one."""
 

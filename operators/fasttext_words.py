@@ -4,28 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 
-from .fasttext_vectors import blanks, expect, fold, load_eight
+from .byte_masks import bits_in, masks
+from .fasttext_vectors import expect, fold
+from .hashing import word64
 from .kernel import inline, lean
-from .lanes import ones, put_places
+from .lanes import put_places
 
 # The lowest byte of each is a space, which no byte of a word equals: what is multiplied is never 0.
 _A, _B, _C = np.uint64(0xA0761D6478BD6420), np.uint64(0xE7037ED1A0B42820), np.uint64(0x8EBC6AF09C88C620)
 _ALL = np.uint64(0xFFFFFFFFFFFFFFFF)
 
 
-@inline
-def is_blank(b: int) -> bool:
-    """Whether fastText splits words at this byte."""
-    return b <= 0x20 and (b == 0x20 or (0x09 <= b <= 0x0D) or b == 0)
-
-
-@lean
-def _some_blanks(data: np.ndarray, p: int, end: int) -> np.uint64:
-    bits = np.uint64(0)
-    for i in range(p, end):
-        if is_blank(data[i]):
-            bits |= np.uint64(1) << np.uint64(i - p)
-    return bits
+_blanks = masks((((0, 0x09, 0x0D),), ((0, 0, 0),), ((0, 0x20, 0x20),)))  # where fastText splits words
 
 
 @lean
@@ -45,15 +35,12 @@ def find_words(
 
     Their count, and whether the last byte was blank, as `before` is of the byte before p.
     """
-    if p + 64 <= len(data):
-        bits = blanks(data, p)
-        expect(data, p + 768)
-    else:
-        bits = _some_blanks(data, p, min(p + 64, end))
+    bits = _blanks(data, p)[0]
+    expect(data, p + 768)
     if end < p + 64:
         bits |= _ALL << np.uint64(end - p)
     change = bits ^ ((bits << np.uint64(1)) | before)
-    found, at = ones(change), n
+    found, at = bits_in(change), n
     while change:
         change = put_places(change, p, edges, at)
         at += 8
@@ -63,7 +50,7 @@ def find_words(
 @inline
 def _bytes(data: np.ndarray, p: int, left: int) -> np.uint64:
     """Eight bytes from p on, 0 behind the first `left`."""
-    x = load_eight(data, p) if p + 8 <= len(data) else _some_bytes(data, p)
+    x = word64(data, p) if p + 8 <= len(data) else _some_bytes(data, p)
     half = np.uint64(32 - 4 * min(max(left, 0), 8))
     return x & ((_ALL >> half) >> half)
 

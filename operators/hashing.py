@@ -36,7 +36,8 @@ def _loaded(bits: int) -> Any:
 # As one load: of bytes put together numba makes eight, each with a look whether its index counts from the end.
 word64 = _loaded(64)
 """In a kernel `word64(data, p)`: eight bytes of a uint8 array from `p` on, little-endian, as uint64."""
-_word32 = _loaded(32)
+word32 = _loaded(32)
+"""The same of four."""
 
 
 @intrinsic
@@ -94,7 +95,7 @@ def xxh64(data: np.ndarray, start: int, end: int, seed: np.uint64) -> np.uint64:
         h = np.uint64(np.uint64(_rotate(h, 27) * _P1) + _P4)
         p += 8
     if p + 4 <= end:
-        h = np.uint64(h ^ np.uint64(_word32(data, p) * _P1))
+        h = np.uint64(h ^ np.uint64(word32(data, p) * _P1))
         h = np.uint64(np.uint64(_rotate(h, 23) * _P2) + _P3)
         p += 4
     while p < end:

@@ -5,6 +5,7 @@ LLVM makes several registers of one that the processor does not have, so results
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,15 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 BIT, BYTE, INT32, INT64 = (ir.IntType(bits) for bits in (1, 8, 32, 64))
+
+
+def _joined(instruction: str) -> Callable[[Lanes, Lanes | int], Lanes]:
+    """An operator of `Lanes`."""
+
+    def method(self: Lanes, other: Lanes | int) -> Lanes:
+        return Lanes(self.builder, getattr(self.builder, instruction)(self.value, self._of(other)))
+
+    return method
 
 
 @dataclass(frozen=True)
@@ -31,29 +41,9 @@ class Lanes:
             return ir.Constant(kind, other)
         return ir.Constant(kind, [other & ((1 << kind.element.width) - 1)] * kind.count)
 
-    def __add__(self, other: Lanes | int) -> Lanes:
-        return Lanes(self.builder, self.builder.add(self.value, self._of(other)))
-
-    def __sub__(self, other: Lanes | int) -> Lanes:
-        return Lanes(self.builder, self.builder.sub(self.value, self._of(other)))
-
-    def __mul__(self, other: Lanes | int) -> Lanes:
-        return Lanes(self.builder, self.builder.mul(self.value, self._of(other)))
-
-    def __xor__(self, other: Lanes | int) -> Lanes:
-        return Lanes(self.builder, self.builder.xor(self.value, self._of(other)))
-
-    def __or__(self, other: Lanes | int) -> Lanes:
-        return Lanes(self.builder, self.builder.or_(self.value, self._of(other)))
-
-    def __and__(self, other: Lanes | int) -> Lanes:
-        return Lanes(self.builder, self.builder.and_(self.value, self._of(other)))
-
-    def __lshift__(self, other: Lanes | int) -> Lanes:
-        return Lanes(self.builder, self.builder.shl(self.value, self._of(other)))
-
-    def __rshift__(self, other: Lanes | int) -> Lanes:
-        return Lanes(self.builder, self.builder.lshr(self.value, self._of(other)))
+    __add__, __sub__, __mul__ = _joined("add"), _joined("sub"), _joined("mul")
+    __xor__, __or__, __and__ = _joined("xor"), _joined("or_"), _joined("and_")
+    __lshift__, __rshift__ = _joined("shl"), _joined("lshr")
 
     def turned(self, bits: int) -> Lanes:
         """Rotated to the left: one instruction. Two shifts would be taken into a multiplication before them, which
@@ -109,26 +99,6 @@ def address(typing: Any, array: Any) -> Any:
         return builder.ptrtoint(data_of(context, builder, signature, values, 0), INT64)
 
     return types.int64(array), emit
-
-
-@intrinsic
-def trailing_zeros(typing: Any, bits: Any) -> Any:
-    """Of a uint64: the place of its lowest bit; 64 where there is none."""
-
-    def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        return builder.cttz(values[0], ir.Constant(BIT, 0))
-
-    return types.int64(types.uint64), emit
-
-
-@intrinsic
-def ones(typing: Any, bits: Any) -> Any:
-    """How many bits of a uint64 are set."""
-
-    def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        return builder.ctpop(values[0])
-
-    return types.int64(types.uint64), emit
 
 
 @intrinsic

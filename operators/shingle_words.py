@@ -7,17 +7,14 @@ hashed eight at a time.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from numba import types
-from numba.extending import intrinsic
 
+from .byte_masks import below, bits_in, lowest, masks
 from .code_points import MARK, OTHER, SINGLE, WORD, encode
 from .hash_lanes import copy_lower, hash_eight_lower
 from .hashing import word64, xxh64
 from .kernel import inline, lean
-from .lanes import INT64, address, data_of, load, ones, put_places, trailing_zeros
+from .lanes import address, put_places
 from .script_masks import hangul_masks, script_masks
 from .words import decode_safely
 
@@ -35,28 +32,11 @@ def waiting_room(longest: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return side, np.empty(WAITING + 16, np.int64), np.empty(WAITING + 16, np.int64)
 
 
-@intrinsic
-def _ascii_masks(typing: Any, data: Any, p: Any) -> Any:
-    """Of the 64 bytes from `p` on: which are an ASCII letter, a digit or an underscore; which are not ASCII.
-
-    uint64 each, the first byte's bit the lowest.
-    """
-
-    def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        text = load(builder, data_of(context, builder, signature, values, 0), values[1], 64)
-        letter = ((text | 0x20) - ord("a")).compare("<", 26)
-        digit = (text - ord("0")).compare("<", 10)
-        word = letter | digit | text.compare("==", ord("_"))
-        masks = [word.cast(INT64).value, text.compare(">=", 0x80).cast(INT64).value]
-        return context.make_tuple(builder, signature.return_type, masks)
-
-    return types.UniTuple(types.uint64, 2)(data, types.int64), emit
-
-
-@inline
-def _lowest(bits: int) -> np.uint64:
-    """So many bits, 1 to 64, or none."""
-    return np.uint64(0) if bits <= 0 else np.uint64(0xFFFFFFFFFFFFFFFF) >> np.uint64(64 - bits)
+# Of ASCII: letters, digits and the underscore; what is not ASCII.
+_ascii_masks = masks(
+    (((0, 0x61, 0x7A, 0x20),), ((0, 0x30, 0x39),), ((0, 0x5F, 0x5F),)),
+    (((0, 0x80, 0xFF),),),
+)
 
 
 @lean
@@ -74,18 +54,18 @@ def _plain_words(
         alone, stop = np.uint64(0), False
         if unknown:
             # A character that the 64 bytes or the document cut waits for the next round.
-            whole = _lowest(take) >> np.uint64(2)
+            whole = below(take) >> np.uint64(2)
             syllables, _, _ = hangul_masks(data, p, whole)
             words, unknown = words | syllables, unknown & ~syllables
             if unknown & whole:
                 more_words, alone, known = script_masks(data, p, whole)
                 words, unknown = words | more_words, unknown & ~known
-            clean = min(take, trailing_zeros(unknown))
+            clean = min(take, lowest(unknown))
             stop = clean < min(take, 62)
             take = clean
             if take == 0:
                 break
-        within = _lowest(take)
+        within = below(take)
         words &= within
         before = (words << np.uint64(1)) | inside
         parts = np.uint64(0)
@@ -96,7 +76,7 @@ def _plain_words(
             inside_alone = covered >> np.uint64(take - 1)
         begins, ends = (words & ~before) | parts, before & (parts | ~words) & within
         inside = words >> np.uint64(take - 1)
-        more, less = ones(begins), ones(ends)
+        more, less = bits_in(begins), bits_in(ends)
         for i in range(0, max(more, less), 8):
             begins = put_places(begins, p, start, begun + i)
             ends = put_places(ends, p, end, ended + i)
@@ -165,7 +145,7 @@ def _hash_waiting(
     for i in range(0, waiting, 8):
         long_ = hash_eight_lower(data, start, end, i, hashes, total + i)
         while long_:
-            k = i + trailing_zeros(long_)
+            k = i + lowest(long_)
             long_ &= np.uint64(long_ - np.uint64(1))
             begin, size = start[k] - away, end[k] - start[k]
             if begin < 0 or begin >= used:

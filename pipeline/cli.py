@@ -194,6 +194,7 @@ def _add_commands() -> None:
 
 def script() -> None:
     """The command in a process of its own, which ends at once."""
+    local_ray.alone()
     try:
         main()
     except SystemExit as stop:

@@ -68,6 +68,11 @@ def fits(node: Node, run: Run) -> bool:
     )
 
 
+def fitting(run: Run) -> list[Node]:
+    """The nodes that a job may use now."""
+    return [node for node in nodes() if fits(node, run)]
+
+
 def placement(run: Run) -> dict[str, Any]:
     """The arguments of `map_batches` that keep jobs on the nodes that the recipe asks for."""
     wanted = {"resources": dict(run.resources), "label_selector": dict(run.label)}
@@ -83,12 +88,12 @@ def free_cpus(run: Run) -> float:
     from ray._private import state
 
     free = state.available_resources_per_node()
-    return float(sum(free.get(node.id, {}).get("CPU", 0.0) for node in nodes() if fits(node, run)))
+    return float(sum(free.get(node.id, {}).get("CPU", 0.0) for node in fitting(run)))
 
 
 def cpus(run: Run) -> int:
     """CPUs of the nodes that a job may use now, at least 1."""
-    return max(int(sum(node.resources["CPU"] for node in nodes() if fits(node, run))), 1)
+    return max(int(sum(node.resources["CPU"] for node in fitting(run))), 1)
 
 
 def usable(run: Run) -> int:
@@ -96,7 +101,7 @@ def usable(run: Run) -> int:
 
     While it waits it asks the cluster's autoscaler for a node for one job.
     """
-    there = [node for node in nodes() if fits(node, run)]
+    there = fitting(run)
     if not there and run.wait_for_nodes:
         there = _wait(run)
     if not there:
@@ -114,7 +119,7 @@ def _wait(run: Run) -> list[Node]:
         deadline = time.monotonic() + run.wait_for_nodes
         while not there and time.monotonic() < deadline:
             time.sleep(1.0)
-            there = [node for node in nodes() if fits(node, run)]
+            there = fitting(run)
     finally:
         request_resources(bundles=[])  # the demand of the jobs themselves takes its place
     return there

@@ -166,7 +166,7 @@ def start_ray(run: Run) -> int:
             _check_address(address)
             ray.init(address=address, logging_level="ERROR", log_to_driver=False)
         else:
-            local_ray.start(min(run.num_cpus or usable_cpus(), usable_cpus()))
+            local_ray.start(local_ray.own_cpus(run.num_cpus))
     local_ray.answer_for_cluster()
     there = cluster.usable(run)
     if os.environ.get("RAY_ADDRESS"):
@@ -256,7 +256,7 @@ def _on_ray(
             batch_size=1,
             batch_format="pyarrow",
             num_cpus=1,
-            compute=TaskPoolStrategy(size=workers),
+            compute=TaskPoolStrategy(size=min(workers, len(rows))),  # Ray warns of more
             max_retries=local_ray.RETRIES,
             **cluster.placement(run),
         )

@@ -43,6 +43,7 @@ class _Start:
         threading.Event().wait()
 
 
+_alone = False
 _early: _Start | None = None
 _started = False  # and Ray Data was not told yet
 _ours = False
@@ -53,12 +54,23 @@ def usable_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
 
 
+def own_cpus(wanted: int | None) -> int:
+    """CPUs of a Ray on this machine alone: as many as are wanted and there."""
+    return min(wanted or usable_cpus(), usable_cpus())
+
+
+def alone() -> None:
+    """Said by a command that has this process to itself: it may change how the process starts and ends."""
+    global _alone
+    _alone = True
+
+
 def begin(recipe: str, overrides: Sequence[str]) -> None:
     """Start Ray for a run whose recipe is not read yet, beside the imports; not where it is finished, or runs on a
     cluster. What is wrong with the recipe is told by those who read it."""
     global _early
     ray = sys.modules.get("ray")
-    if os.environ.get("RAY_ADDRESS") or _early is not None or (ray is not None and ray.is_initialized()):
+    if not _alone or os.environ.get("RAY_ADDRESS") or _early or (ray is not None and ray.is_initialized()):
         return
     with suppress(Exception):
         cpus = _peek(Path(recipe), dict(text.split("=", 1) for text in overrides))
@@ -84,8 +96,7 @@ def _peek(recipe: Path, given: dict[str, str]) -> int:
     output = given.get("output", said["output"])
     if "://" in output or (Path(output) / "manifest.json").exists():
         return 0
-    cpus = int(given.get("run.num_cpus") or said.get("run", {}).get("num_cpus") or usable_cpus())
-    return min(cpus, usable_cpus())
+    return own_cpus(int(given.get("run.num_cpus") or said.get("run", {}).get("num_cpus") or 0))
 
 
 def settle() -> None:

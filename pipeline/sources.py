@@ -33,9 +33,7 @@ __all__ = ["Batch", "InputFile", "Part", "Piece", "find_files", "infer_extras", 
 _BLOCK_BYTES = 2 * 1024**2
 _WHOLE = -1
 _LEAST_BYTES = 256  # of a byte range; one part a byte would be of no use
-COMPRESSED_TIMES = (
-    4  # text is about four times its size as .gz or .zst: parts of both kinds are alike in work
-)
+COMPRESSED_TIMES = 4  # text is about four times its size as .gz or .zst: parts of both are alike in work
 _CUT_PIECES, _MOST_PIECES = 32, 16  # of all the compressed files of a source together, and of one
 
 

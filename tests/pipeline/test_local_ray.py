@@ -39,6 +39,7 @@ def test_begins_for_a_run_that_is_to_be_made_here(tmp_path, monkeypatch, said, g
     monkeypatch.setitem(sys.modules, "ray", None)  # else it may run already, for other tests
     monkeypatch.setattr(local_ray, "_Start", started.append)
     monkeypatch.setattr(local_ray, "_early", None)
+    monkeypatch.setattr(local_ray, "_alone", True)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     before = signal.getsignal(signal.SIGTERM)
     local_ray.begin(recipe(tmp_path, **said), given)
@@ -50,6 +51,7 @@ def test_does_not_begin_for_a_finished_run_or_a_cluster(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     monkeypatch.setattr(local_ray, "_Start", lambda cpus: pytest.fail("started"))
     monkeypatch.setattr(local_ray, "_early", None)
+    monkeypatch.setattr(local_ray, "_alone", True)
     with monkeypatch.context() as inner:
         inner.setenv("RAY_ADDRESS", "127.0.0.1:6379")
         local_ray.begin(recipe(tmp_path), [])
@@ -60,6 +62,15 @@ def test_does_not_begin_for_a_finished_run_or_a_cluster(tmp_path, monkeypatch):
     local_ray.begin(recipe(tmp_path), [])
 
 
+def test_does_not_begin_in_a_process_of_others(tmp_path, monkeypatch):
+    """A notebook, or a program that calls the command's functions."""
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.setattr(local_ray, "_Start", lambda cpus: pytest.fail("started"))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert not local_ray._alone
+    local_ray.begin(recipe(tmp_path), [])
+
+
 def test_does_not_begin_beside_a_ray_that_runs(tmp_path, monkeypatch):
     class Ray:
         def is_initialized(self):
@@ -67,6 +78,7 @@ def test_does_not_begin_beside_a_ray_that_runs(tmp_path, monkeypatch):
 
     monkeypatch.setattr(local_ray, "_Start", lambda cpus: pytest.fail("started"))
     monkeypatch.setattr(local_ray, "_early", None)
+    monkeypatch.setattr(local_ray, "_alone", True)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setitem(sys.modules, "ray", Ray())
     local_ray.begin(recipe(tmp_path), [])

@@ -26,7 +26,14 @@ def test_a_run(bare, malmoi, noted):
     """Nodes without malmoi: it is shipped, with the recipe, the rule and the module that the rule imports."""
     made = noted(4)
     process = malmoi(
-        "submit", made.recipe, SHARED, "--address", bare.url, "--env", "NOTED=:so", PYTHONPATH=str(made.folder)
+        "submit",
+        made.recipe,
+        SHARED,
+        "--address",
+        bare.url,
+        "--env",
+        "NOTED=:so",
+        PYTHONPATH=str(made.folder),
     )
     out, err = process.communicate(timeout=150)
     assert (process.returncode, err) == (0, ""), out

@@ -8,6 +8,9 @@ c4_quality, fineweb_quality, exact and fuzzy deduplication (14 bands of 8 over w
 mixture as it is, globally shuffled Parquet. The time is that of the process: interpreter, imports and Ray's
 start count. A run on 200 documents before it compiles the kernels.
 
+`--bare` runs the same files right after it with nothing in between: no step and no deduplication, read, shuffled
+and written.
+
 `--peer` runs the same in datatrove 0.10.1 (`datatrove_path.py`) right after ours, on the same cores, in an
 environment of its own that is made where it is not there; on `--peer-mb` of the same text, once, because it is slow:
 its rate hardly depends on the size, start-up is a second or two. What helps the peer: it reads no copies, drops
@@ -106,15 +109,17 @@ def write_copies(files: list[Path], folder: Path, megabytes: float) -> float:
     return one * copies
 
 
-def recipe(name: str, source: Path, output: Path, cpus: int) -> str:
-    steps = "".join(f"  - {step}: {{}}\n" for step in STEPS)
+def recipe(name: str, source: Path, output: Path, cpus: int, bare: bool = False) -> str:
+    steps = "steps:\n" + "".join(f"  - {step}: {{}}\n" for step in STEPS)
+    if bare:
+        steps = "steps: []\ndedup: {exact: {enabled: false}, fuzzy: {enabled: false}}\n"
     sources = f"sources:\n  - {{name: text, path: {source}}}\n"
-    return f"name: {name}\noutput: {output}\n{sources}steps:\n{steps}run: {{num_cpus: {cpus}}}\n"
+    return f"name: {name}\noutput: {output}\n{sources}{steps}run: {{num_cpus: {cpus}}}\n"
 
 
 def run_ours(folder: Path, source: Path, megabytes: float, cpus: list[int], name: str) -> Timing:
     output, file = folder / "run", folder / f"{name}.yaml"
-    file.write_text(recipe(name, source, output, len(cpus)), "utf-8")
+    file.write_text(recipe(name, source, output, len(cpus), name == "bare"), "utf-8")
     shutil.rmtree(output, ignore_errors=True)
     load = os.getloadavg()[0]
     started = time.perf_counter()
@@ -124,7 +129,7 @@ def run_ours(folder: Path, source: Path, megabytes: float, cpus: list[int], name
     read = json.loads((output / "manifest.json").read_text())["books"][0]["read_bytes"] / 1e6
     if abs(read - megabytes) > 0.01 * megabytes:
         raise SystemExit(f"read {read:.1f} MB of text, expected {megabytes:.1f}")
-    return Timing("malmoi", read, seconds, stages, load)
+    return Timing("bare" if name == "bare" else "malmoi", read, seconds, stages, load)
 
 
 def run_peer(folder: Path, python: Path, source: Path, megabytes: float, cpus: list[int]) -> Timing:
@@ -197,10 +202,13 @@ def measure(chosen: argparse.Namespace, folder: Path) -> list[Timing]:
     timings = []
     for _ in range(chosen.rounds):
         timings.append(run_ours(folder, folder / "input", megabytes, cpus, "whole-path"))
-        print(timings[-1], flush=True)
+        print(ours := timings[-1], flush=True)
+        if chosen.bare:
+            timings.append(run_ours(folder, folder / "input", megabytes, cpus, "bare"))
+            print(timings[-1], f"  ratio {ours.seconds / timings[-1].seconds:.2f}", flush=True)
         if chosen.peer:
             timings.append(run_peer(folder, python, folder / "sample", sample, cpus))
-            print(timings[-1], f"  ratio {timings[-2].rate / timings[-1].rate:.1f}", flush=True)
+            print(timings[-1], f"  ratio {ours.rate / timings[-1].rate:.1f}", flush=True)
     return timings
 
 
@@ -212,6 +220,7 @@ def main() -> int:
     parser.add_argument("--repeat-to-mb", type=float, default=250)
     parser.add_argument("--cpus", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=1, help="ours and the peer's in turn, so often")
+    parser.add_argument("--bare", action="store_true", help="also read and write with nothing in between")
     parser.add_argument("--peer", action="store_true")
     parser.add_argument("--peer-mb", type=float, default=24)
     parser.add_argument("--peer-venv", type=Path, default=Path("runs/datatrove-venv"))

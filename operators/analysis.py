@@ -24,6 +24,7 @@ from .normalise import text_array, text_buffers
 from .spans import count_points, find_lines, join_paragraphs
 from .text_scan import strip_lines
 from .unicode_tables import LETTER, NUMBER, SYMBOL, lower_case
+from .word_runs import WRITTEN
 from .words import decode_safely, segment, tables_of
 
 REMEMBERED = 4
@@ -92,9 +93,9 @@ class TextBatch:
         while True:
             spans = _room(room)
             found = int(segment(self.data, self.offsets, tables_of(), any_of, first, spans))
-            if found <= room:
+            if found + WRITTEN <= room:
                 return Spans(self.data, first, *(part[:found] for part in spans))
-            room = found
+            room = found + WRITTEN
 
     @cached_property
     def words(self) -> Spans:

@@ -29,6 +29,7 @@ from .unicode_tables import (
     NEWLINE,
     NUMBER,
     NUMERIC,
+    OTHER,
     PICTOGRAPH,
     REGIONAL,
     SINGLE_QUOTE,
@@ -231,6 +232,8 @@ def _by_rules(
         join = raw >= 0 and _continues(state, c, kind, data, after, end, index, blocks)
         if not join:
             if raw >= 0:
+                if plain and c == OTHER and (data[p] < 0x80 or 0xE3 <= data[p] < 0xEA):
+                    break
                 i = _emit(i, kinds, any_of, start, p, points, spans)
             start, kinds, points = p, 0, 0
         kinds |= (kind & KINDS) | _case_of(kind, point)

@@ -6,11 +6,21 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from malmoi.operators import word_runs
 from malmoi.operators.analysis import TextBatch
 from malmoi.operators.byte_masks import below, bits_in, highest, lowest, masks
 from malmoi.operators.kernel import lean
 from malmoi.operators.normalise import text_buffers
-from malmoi.operators.unicode_tables import ALETTER, LETTER, properties
+from malmoi.operators.unicode_tables import (
+    ALETTER,
+    KATAKANA,
+    LETTER,
+    MID_NUM_LET,
+    NUMBER,
+    OTHER,
+    SPACE,
+    properties,
+)
 from malmoi.operators.word_runs import _HANGUL, _TWO
 
 ALPHABET = [
@@ -29,7 +39,12 @@ ALPHABET = [
         "the ",
         "a.b",
         "1,000",
+        "漢字かな",
+        "e’e",
+        "1’1",
+        "a/(b)-c",
     ),
+    *"Ｍ９々ゝ・゠｜＃ぁんァヺ》Ωـỹ×™→★‘—_ªµ²\u3099\u2007\u2003\u202f\u203f\u2024\u200b\xad\u0e01\u0e31",
 ]
 
 
@@ -74,6 +89,33 @@ def test_plain_characters_are_letters_that_always_join() -> None:
     for point in plain:
         entry = int(blocks[index[point >> 8], point & 255])
         assert (entry >> 8, entry & 0xFF) == (ALETTER, LETTER), hex(point)
+
+
+@pytest.mark.parametrize(
+    ("patterns", "kind", "lettered"),
+    [
+        ("_MORE_OF_TWO", ALETTER, True),
+        ("_LATIN", ALETTER, True),
+        ("_AGAIN", ALETTER, True),
+        ("_ALONE", OTHER, True),
+        ("_KATAKANA", KATAKANA, True),
+        ("_QUOTES", MID_NUM_LET, False),
+        ("_SIGNS_OF_TWO", OTHER, False),
+        ("_SIGNS", OTHER, False),
+        ("_MORE_SIGNS", OTHER, False),
+        ("_WIDE_SPACE", SPACE, False),
+    ],
+)
+def test_characters_that_are_told_by_their_bytes(patterns: str, kind: int, lettered: bool) -> None:
+    index, blocks = properties()
+    found = 0
+    for point in (*range(0x80, 0xD800), *range(0xE000, 0x110000)):
+        code = [*chr(point).encode(), 0, 0]
+        for tests in getattr(word_runs, patterns):
+            if all(low <= code[offset] <= high for offset, low, high in tests):
+                entry, found = int(blocks[index[point >> 8], point & 255]), found + 1
+                assert (entry >> 8, entry & (LETTER | NUMBER)) == (kind, LETTER * lettered), hex(point)
+    assert found
 
 
 _masks = masks(

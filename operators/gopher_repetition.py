@@ -42,7 +42,7 @@ from .repeat_scan import (
     new_seen,
     repeated_ngrams,
 )
-from .repeat_words import new_scratch, repeated_words
+from .repeat_words import repeated_words, scratch_for
 from .thresholds import ByLanguage, canonical, ratio, setting, with_signals
 
 PIECES = ("paragraph", "line")
@@ -143,7 +143,7 @@ def _ngram_chars(batch: TextBatch, native: bool) -> np.ndarray:
     if native:
         words = batch.words
         longest = int(np.diff(words.first).max(initial=0))
-        repeated_words(words.first, words.hash, words.chars, new_scratch(longest), result)
+        repeated_words(words.first, words.hash, words.chars, scratch_for(longest), result)
         return result
     first, tokens = english_words(batch)
     longest = int(np.diff(first).max(initial=0)) + LARGEST

@@ -131,6 +131,7 @@ def start(cpus: int) -> None:
             object_store_memory=_STORE_BYTES,
             logging_level="ERROR",
             log_to_driver=False,
+            _system_config={"preload_python_modules": ["malmoi.pipeline.warm"]},
         )
     _started = _ours = True
 

@@ -17,6 +17,7 @@ from rich.markup import escape
 from malmoi import operators
 
 from . import decide
+from .ahead import compile_ahead
 from .card import write_card
 from .careful import filter_carefully
 from .cluster import check_shared
@@ -77,6 +78,10 @@ class Session:
             check_shared(self.plan.recipe, self.plan.base)
             self.took("start", time.perf_counter() - begin)
             self.started = True
+            if cold and "RAY_ADDRESS" not in os.environ:
+                begin = time.perf_counter()
+                compile_ahead(self.plan.steps)
+                self.took("compile", time.perf_counter() - begin)
         jobs = [replace(job, plan=self.plan.key) for job in jobs]
         if self.log is not None:
             self.log.stage_start(stage, len(jobs))

@@ -134,9 +134,16 @@ _newlines = masks((((0, 0x0A, 0x0A),),))
 
 
 @lean
-def count_newlines(data: np.ndarray) -> int:
-    """Line feeds in uint8 `data`."""
-    count = 0
-    for p in range(0, len(data), WIDTH):
-        count += bits_in(_newlines(data, p)[0])
-    return count
+def newlines(data: np.ndarray, begin: int, end: int, most: int) -> tuple[int, int]:
+    """The first `most` line feeds in data[begin:end] (uint8): (how many there are, the place behind the last one)."""
+    count, after = 0, begin
+    for p in range(begin, end, WIDTH):
+        bits = np.uint64(_newlines(data, p)[0] & below(end - p))
+        more = bits_in(bits)
+        if count + more >= most:
+            for _ in range(most - count - 1):
+                bits = np.uint64(bits & np.uint64(bits - np.uint64(1)))
+            return most, p + lowest(bits) + 1
+        if bits:
+            count, after = count + more, p + highest(bits) + 1
+    return count, after

@@ -52,7 +52,7 @@ class Scanned:
         f = self.names.index(name)
         offsets = np.zeros(len(rows) + 1, np.int64)
         np.cumsum(np.where(self.kind[f, rows] > values.NULL, self.span[f, rows, 2], 0), out=offsets[1:])
-        out = np.empty(offsets[-1] + values.ROOM, np.uint8)
+        out = np.frombuffer(pa.allocate_buffer(int(offsets[-1]) + values.ROOM), np.uint8)
         values.copy_strings(self.block.data, self.kind[f], self.span[f], rows, offsets, out)
         return pa.Array.from_buffers(
             pa.large_string(),

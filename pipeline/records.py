@@ -71,8 +71,7 @@ def place_ids(file: str, offsets: np.ndarray) -> pa.Array:
     Parquet), so it needs no count of earlier records and is the same however the file is split.
     """
     numbers = pa.array(offsets, pa.int64()).cast(pa.large_string())
-    head, nothing = pa.scalar(f"{file}#", pa.large_string()), pa.scalar("", pa.large_string())
-    return pc.binary_join_element_wise(head, numbers, nothing)
+    return pc.utf8_replace_slice(numbers, 0, 0, f"{file}#")
 
 
 def quarantine_table(problems: list[Problem], shape: Shape) -> pa.Table:

@@ -30,7 +30,7 @@ from .records import Batch, Problem, Shape, quarantine_table
 
 __all__ = ["Batch", "InputFile", "Part", "Piece", "find_files", "infer_extras", "read_part", "split_parts"]
 
-_BLOCK_BYTES = 2 * 1024**2
+_FULL = 0.75  # of the rows or bytes of a batch: it does not wait for more
 _WHOLE = -1
 _LEAST_BYTES = 256  # of a byte range; one part a byte would be of no use
 COMPRESSED_TIMES = 4  # text is about four times its size as .gz or .zst: parts of both are alike in work
@@ -144,19 +144,20 @@ def read_part(
         if piece.file.url not in checked:
             check_unchanged(source, piece.file)
             checked.add(piece.file.url)
-        for table, problems in _read_piece(piece, source, shape, batch_bytes):
+        for table, problems in _read_piece(piece, source, shape, batch_rows, batch_bytes):
+            if rows + table.num_rows > batch_rows:
+                yield from _batches(held, batch_rows)
+                held, rows, size = [], 0, 0
             held.append((table, quarantine_table(problems, shape)))
             rows, size = rows + table.num_rows, size + table.nbytes
-            if rows >= batch_rows or size >= batch_bytes:
-                *full, last = _batches(held, batch_rows, batch_bytes)
-                yield from full
-                held = [(last.table, last.quarantine)]
-                rows, size = last.table.num_rows, last.table.nbytes
-    yield from _batches(held, batch_rows, batch_bytes)
+            if rows >= batch_rows * _FULL or size >= batch_bytes * _FULL:
+                yield from _batches(held, batch_rows)
+                held, rows, size = [], 0, 0
+    yield from _batches(held, batch_rows)
 
 
 def _read_piece(
-    piece: Piece, source: Source, shape: Shape, batch_bytes: int
+    piece: Piece, source: Source, shape: Shape, batch_rows: int, batch_bytes: int
 ) -> Iterator[tuple[pa.Table, list[Problem]]]:
     file, options = piece.file, source.storage_options
     try:
@@ -165,10 +166,10 @@ def _read_piece(
             return
         with open_input(file.url, options) as handle:
             stop = None if piece.stop == _WHOLE else piece.stop
-            block_bytes = min(_BLOCK_BYTES, batch_bytes)
-            chunk_bytes = min(CHUNK, max(block_bytes, 4096))
+            chunk_bytes = min(CHUNK, max(batch_bytes // 8, 4096))
             pieces = from_byte(handle, file.compression, max(piece.start - 1, 0), chunk_bytes)
-            for event in blocks(pieces, piece.start, stop, block_bytes, shape.max_record_bytes):
+            limit = shape.max_record_bytes
+            for event in blocks(pieces, piece.start, stop, batch_bytes, limit, batch_rows):
                 if isinstance(event, Block):
                     yield read_block(event, shape)
                 else:
@@ -179,15 +180,14 @@ def _read_piece(
         raise SourceError(f"source {source.name}: {file.url}: cannot be read ({error})") from error
 
 
-def _batches(held: list[tuple[pa.Table, pa.Table]], batch_rows: int, batch_bytes: int) -> Iterator[Batch]:
-    """Cut what is held into batches; the quarantined rows go with the first."""
+def _batches(held: list[tuple[pa.Table, pa.Table]], batch_rows: int) -> Iterator[Batch]:
+    """What is held as one batch, or as several of about one size; the quarantined rows go with the first."""
     if not held:
         return
     tables, bad = zip(*held, strict=True)
     table, quarantine = pa.concat_tables(tables).combine_chunks(), pa.concat_tables(bad)
     if not table.num_rows and not quarantine.num_rows:
         return
-    average = table.nbytes // max(table.num_rows, 1) + 1
-    step = max(1, min(batch_rows, 2 * batch_bytes // average))
+    step = max(1, -(-table.num_rows // max(1, -(-table.num_rows // batch_rows))))
     for start in range(0, max(table.num_rows, 1), step):
         yield Batch(table.slice(start, step), quarantine if start == 0 else quarantine.slice(0, 0))

@@ -11,14 +11,21 @@ import math
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
 
-from .byte_masks import highest
-from .hashing import fmix64
 from .kernel import lean
+from .lanes import BIT, INT64, Lanes, data_of, load, store
+from .lanes import copies as copies_of
 
 _PRECISION = 14
+_MANY = 32  # n-grams at a time
 
 
 @dataclass(frozen=True)
@@ -174,16 +181,39 @@ def sketch_ngrams(
         copies = np.ones(documents, np.int32)
     if len(copies) != documents:
         raise ValueError(f"want one number of copies a document, got {len(copies)} for {documents}")
-    registers = np.zeros(1 << precision, np.uint8)
-    total = _fill(
-        np.ascontiguousarray(first, np.int64),
-        np.ascontiguousarray(hashes, np.uint64),
-        ngram,
-        np.ascontiguousarray(copies, np.int32),
-        precision,
-        registers,
-    )
+    hashes = np.ascontiguousarray(hashes, np.uint64)
+    if len(hashes) < ngram + _MANY:
+        hashes = np.append(hashes, np.zeros(ngram + _MANY, np.uint64))
+    copies = np.ascontiguousarray(copies, np.int32)
+    registers, found = np.zeros(1 << precision, np.uint8), np.empty((2, _MANY), np.uint64)
+    total = _fill(np.ascontiguousarray(first, np.int64), hashes, ngram, copies, precision, found, registers)
     return NgramSketch(ngram, registers.tobytes(), int(total))
+
+
+@intrinsic
+def _rank_many(typing: Any, hashes: Any, i: Any, ngram: Any, precision: Any, found: Any) -> Any:
+    """Of the n-grams that begin at hashes[i + k], k below `_MANY`: found[0, k] = the register, found[1, k] = the rank."""
+
+    def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        read, to = (data_of(context, builder, signature, values, n) for n in (0, 4))
+        number, kind = partial(ir.Constant, INT64), ir.VectorType(INT64, _MANY)
+        held = cgutils.alloca_once_value(builder, ir.Constant(kind, None))
+        with cgutils.for_range(builder, values[2]) as loop:
+            word = load(builder, read, builder.add(values[1], loop.index), _MANY)
+            h = Lanes(builder, builder.load(held)) + word + 0x9E3779B97F4A7C15
+            h = (h ^ (h >> 33)) * 0xFF51AFD7ED558CCD  # hashing.fmix64
+            h = (h ^ (h >> 33)) * 0xC4CEB9FE1A85EC53
+            builder.store((h ^ (h >> 33)).value, held)
+        h, bits = Lanes(builder, builder.load(held)), copies_of(builder, values[3], _MANY)
+        rest = copies_of(builder, builder.sub(number(64), values[3]), _MANY)
+        store(builder, to, number(0), h >> rest)
+        shape = ir.FunctionType(kind, [kind, BIT])
+        count = cgutils.get_or_insert_function(builder.module, shape, f"llvm.ctlz.v{_MANY}i64")
+        zeros = Lanes(builder, builder.call(count, [(h << bits).value, ir.Constant(BIT, 0)]))
+        store(builder, to, number(_MANY), zeros.compare("<", rest).where(zeros, rest) + 1)
+        return context.get_dummy_value()
+
+    return types.void(hashes, types.int64, types.int64, types.int64, found), emit
 
 
 @lean
@@ -193,25 +223,23 @@ def _fill(
     ngram: int,
     copies: np.ndarray,
     precision: int,
+    found: np.ndarray,
     registers: np.ndarray,
 ) -> int:
-    """Raise `registers`; how many n-grams there were, each counted once per copy."""
+    """Raise `registers`; how many n-grams there were, each counted once per copy. found: scratch, uint64 [2, _MANY]."""
     total = 0
-    down, up = np.uint64(64 - precision), np.uint64(precision)
+    last = len(hashes) - _MANY + 1 - ngram  # from here on so many n-grams are there
     for document in range(len(copies)):
         if copies[document] <= 0:
             continue
         start, stop = first[document], first[document + 1] - ngram + 1
         total += max(stop - start, 0) * np.int64(copies[document])
-        for i in range(start, stop):
-            h = np.uint64(0)
-            for k in range(ngram):
-                h = fmix64(np.uint64(h + hashes[np.uint64(i + k)] + np.uint64(0x9E3779B97F4A7C15)))
-            zeros = 63 - highest(np.uint64(h << up))  # that lead what follows the index
-            rank = min(zeros, 64 - precision) + 1
-            index = np.uint64(h >> down)
-            if registers[index] < rank:
-                registers[index] = rank
+        for i in range(start, stop, _MANY):
+            at = min(i, last)
+            _rank_many(hashes, at, ngram, precision, found)
+            for k in range(i - at, min(i + _MANY, stop) - at):
+                register = found[0, k]
+                registers[register] = max(registers[register], np.uint8(found[1, k]))
     return total
 
 

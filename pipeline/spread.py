@@ -32,6 +32,7 @@ from .storage import Folder
 from .written import FileRecord, hash_file
 
 SAMPLE_BYTES = 1024**2
+_LOOSE_BYTES = 4 * SAMPLE_BYTES
 NGRAM = 3
 _SCHEMA = pa.schema([("hash", pa.uint64()), ("text", pa.large_string())])
 
@@ -40,7 +41,8 @@ class Spread:
     """Collects over the batches of one job; the result does not depend on how rows come in batches."""
 
     def __init__(self) -> None:
-        self.sample = _SCHEMA.empty_table()
+        self.sample = _SCHEMA.empty_table()  # and documents that later ones may have put out of it
+        self.limit = np.uint64(2**64 - 1)  # no document with a larger hash can be in it
         self.sketch: NgramSketch | None = None
 
     def add(self, table: pa.Table) -> None:
@@ -48,16 +50,23 @@ class Spread:
         sketch = sketch_ngrams(*analyse(table).lower_words, NGRAM)
         self.sketch = merge([self.sketch, sketch]) if self.sketch else sketch
         hashes, _ = id_hash(table.column("source"), table.column("id"))
-        sizes = pc.binary_length(table.column("text")).to_numpy()
-        rows = pa.array(sample_rows(hashes, sizes, SAMPLE_BYTES))
-        text = table.column("text").take(rows).combine_chunks()
-        more = pa.table({"hash": pa.array(hashes).take(rows), "text": text}, schema=_SCHEMA)
-        self.sample = _smallest(pa.concat_tables([self.sample, more]))
+        rows = np.flatnonzero(hashes <= self.limit)
+        hashes, text = hashes[rows], table.column("text")
+        chosen = sample_rows(hashes, pc.binary_length(text).to_numpy()[rows], SAMPLE_BYTES)
+        more = pa.table([hashes[chosen], text.take(pa.array(rows[chosen]))], schema=_SCHEMA)
+        self.sample = pa.concat_tables([self.sample, more])
+        rows, full = _chosen(self.sample)
+        if full:
+            self.limit = self.sample.column("hash").to_numpy()[rows[-1]]
+        if self.sample.nbytes > _LOOSE_BYTES:
+            self.sample = self.sample.take(pa.array(rows)).combine_chunks()
 
     def write(self, folder: Folder, name: str) -> FileRecord:
         """Write the sample; the sketch travels in the job's counts (`ngrams`)."""
         with folder.create(name) as sink:
-            pq.write_table(self.sample, sink, compression="zstd")
+            pq.write_table(
+                _smallest(self.sample), sink, compression="zstd", use_dictionary=False, write_statistics=False
+            )
         return hash_file(folder, name)
 
     @property
@@ -66,10 +75,15 @@ class Spread:
         return (self.sketch or empty).to_text()
 
 
-def _smallest(sample: pa.Table) -> pa.Table:
+def _chosen(sample: pa.Table) -> tuple[np.ndarray, bool]:
+    """The rows that stay, by hash, and whether there is no room for more."""
     sizes = pc.binary_length(sample.column("text")).to_numpy()
     rows = sample_rows(sample.column("hash").to_numpy(), sizes, SAMPLE_BYTES)
-    return sample.take(pa.array(rows)).combine_chunks()
+    return rows, bool(sizes[rows].sum() >= SAMPLE_BYTES)
+
+
+def _smallest(sample: pa.Table) -> pa.Table:
+    return sample.take(pa.array(_chosen(sample)[0])).combine_chunks()
 
 
 def text_figures(folder: Folder, counts: list[Counts]) -> dict[str, float | None]:

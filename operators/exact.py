@@ -18,7 +18,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from .analysis import analyse
-from .byte_masks import lowest
+from .byte_masks import lowest, masks
 from .code_points import SPACE, code_points
 from .contract import TEXT, Kind, with_columns
 from .hashing import xxh64
@@ -100,19 +100,23 @@ def _hashes(data: np.ndarray, offsets: np.ndarray, lo: np.ndarray, hi: np.ndarra
         hi[row] = xxh64(data, offsets[row], offsets[row + 1], np.uint64(1))
 
 
-@intrinsic
-def _white_masks(typing: Any, data: Any, p: Any) -> Any:
-    """Of the 64 bytes from `p` on: which are white space of ASCII; with which other white space may begin.
+_white_masks = masks(
+    (((0, 0x20, 0x20),), ((0, 0x09, 0x0D),)),  # white space of ASCII
+    (((0, 0xC2, 0xC2),), ((0, 0xE1, 0xE3),)),  # may begin other white space
+)
 
-    uint64 each, the first byte's bit the lowest. Where text is not UTF-8, the second has whatever is to be looked at as
-    a character. Reads 66 bytes.
+
+@intrinsic
+def _other_white(typing: Any, data: Any, p: Any) -> Any:
+    """Of the 64 bytes from `p` on: with which white space that is not of ASCII may begin, the first byte's bit the lowest.
+
+    Where text is not UTF-8, whatever is to be looked at as a character. Reads 66 bytes.
     """
 
     def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         start = data_of(context, builder, signature, values, 0)
         places = [builder.add(values[1], ir.Constant(INT64, k)) for k in range(3)]
         lead, second, third = (load(builder, start, place, 64) for place in places)
-        white = lead.compare("==", 0x20) | (lead - 0x09).compare("<", 5)
         short = (second & 0xC0).compare("!=", 0x80)
         broken = short | (third & 0xC0).compare("!=", 0x80)
         spaces = third.compare("<", 0x8B) | (third & 0xFE).compare("==", 0xA8) | third.compare("==", 0xAF)
@@ -123,10 +127,9 @@ def _white_masks(typing: Any, data: Any, p: Any) -> Any:
         other = other | (lead.compare("==", 0xE1) & (broken | second.compare("==", 0x9A)))
         other = other | (lead.compare("==", 0xE2) & (broken | general | medium))
         other = other | (lead.compare("==", 0xE3) & (broken | wide))
-        masks = [mask.cast(INT64).value for mask in (white, other)]
-        return context.make_tuple(builder, signature.return_type, masks)
+        return other.cast(INT64).value
 
-    return types.UniTuple(types.uint64, 2)(data, types.int64), emit
+    return types.uint64(data, types.int64), emit
 
 
 @intrinsic
@@ -150,6 +153,8 @@ def _collapse_plain(
     every = np.uint64(0xFFFFFFFFFFFFFFFF)
     while p < end and p + _REACH <= len(data):
         blanks, other = _white_masks(data, p)
+        if other:
+            other = _other_white(data, p)
         take = min(64, end - p, lowest(other))
         if take == 0:
             break

@@ -132,7 +132,8 @@ def _apply(step: Operator, table: pa.Table) -> pa.Table:
         raise MalmoiError(
             f"step {step.name}: {type(error).__name__}: {error} (documents: {place})"
         ) from error
-    lost = [name for name in (*table.column_names, *step.adds.names) if name not in done.column_names]
+    there = set(done.column_names)
+    lost = [name for name in (*table.column_names, *step.adds.names) if name not in there]
     if done.num_rows != table.num_rows or lost:
         rows = f"got {table.num_rows:,} rows and returned {done.num_rows:,}"
         raise MalmoiError(

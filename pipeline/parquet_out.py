@@ -51,7 +51,8 @@ class RowGroupWriter:
 
     def write(self, table: pa.Table) -> None:
         """Append rows; the table must have the writer's columns (order and exact types are made to fit)."""
-        table = table.select(self.schema.names).cast(self.schema)
+        if not table.schema.equals(self.schema):
+            table = table.select(self.schema.names).cast(self.schema)
         sizes = _text_sizes(table)
         position = 0
         while position < table.num_rows:

@@ -206,9 +206,9 @@ def read_rows(folder: Folder, part: int, rows: np.ndarray, schema: pa.Schema) ->
 
 def fit(table: pa.Table, schema: pa.Schema) -> pa.Table:
     """The table with exactly the columns of `schema`, in one chunk each."""
-    columns = []
+    columns, there = [], set(table.column_names)
     for field in schema:
-        if field.name not in table.column_names:
+        if field.name not in there:
             columns.append(pa.nulls(table.num_rows, field.type))
             continue
         column = table.column(field.name)

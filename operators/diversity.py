@@ -192,7 +192,7 @@ def sketch_ngrams(
 
 @intrinsic
 def _rank_many(typing: Any, hashes: Any, i: Any, ngram: Any, precision: Any, found: Any) -> Any:
-    """Of the n-grams that begin at hashes[i + k], k below `_MANY`: found[0, k] = the register, found[1, k] = the rank."""
+    """found[0, k], found[1, k] = register and rank of the n-gram that begins at hashes[i + k], k below `_MANY`."""
 
     def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         read, to = (data_of(context, builder, signature, values, n) for n in (0, 4))

@@ -108,9 +108,9 @@ _white_masks = masks(
 
 @intrinsic
 def _other_white(typing: Any, data: Any, p: Any) -> Any:
-    """Of the 64 bytes from `p` on: with which white space that is not of ASCII may begin, the first byte's bit the lowest.
+    """With which of the 64 bytes from `p` on white space outside ASCII may begin; the first one's bit is the lowest.
 
-    Where text is not UTF-8, whatever is to be looked at as a character. Reads 66 bytes.
+    Where text is not UTF-8, it has whatever is to be looked at as a character. Reads 66 bytes.
     """
 
     def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:

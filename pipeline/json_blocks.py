@@ -15,7 +15,6 @@ from malmoi.operators.byte_masks import newlines
 from .errors import TornError
 from .records import RAW_BYTES, Problem
 
-
 _ROOM = 4 * 1024**2  # of this size on, NumPy asks for large pages
 
 
@@ -43,8 +42,9 @@ def blocks(
     """Cut a stream into blocks of whole lines.
 
     `pieces` begins at byte 0, or at byte `start - 1` where start > 0. Given are the lines whose first byte
-    lies in [start, stop), in blocks of about `block_bytes` and at most `block_lines` lines. A line longer than `max_record_bytes` is measured, never held; a torn stream gives the whole lines before the tear
-    and one Problem at the line that is cut.
+    lies in [start, stop), in blocks of about `block_bytes` and at most `block_lines` lines. A line longer than
+    `max_record_bytes` is measured, never held; a torn stream gives the whole lines before the tear and one
+    Problem at the line that is cut.
     """
     end = sys.maxsize if stop is None else stop
     base = 0

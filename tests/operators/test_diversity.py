@@ -3,6 +3,7 @@
 import json
 import math
 import unicodedata
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -108,6 +109,28 @@ def test_small_counts_are_near_exact(ngram):
             assert sketch.share == pytest.approx(len(set(exact)) / len(exact), abs=0.01)
         else:
             assert math.isnan(sketch.share)
+
+
+@pytest.mark.parametrize("ngram", [1, 3, 5])
+@pytest.mark.parametrize("sizes", [[2], [5, 0, 3], [40, 1, 33, 36], [200, 70, 4]])
+def test_registers_are_those_of_the_definition(sizes, ngram):
+    hashes = np.random.default_rng(sum(sizes)).integers(0, 2**64, sum(sizes), np.uint64)
+    first = np.cumsum([0, *sizes])
+    wanted = bytearray(16)
+    for begin, end in pairwise(first.tolist()):
+        for i in range(begin, end - ngram + 1):
+            h = 0
+            for word in hashes[i : i + ngram].tolist():
+                h = fmix64((h + word + 0x9E3779B97F4A7C15) % 2**64)
+            rank = 61 - (h % 2**60).bit_length()
+            wanted[h >> 60] = max(wanted[h >> 60], rank)
+    assert sketch_ngrams(first, hashes, ngram, precision=4).registers == bytes(wanted)
+
+
+def fmix64(h: int) -> int:
+    h = (h ^ h >> 33) * 0xFF51AFD7ED558CCD % 2**64
+    h = (h ^ h >> 33) * 0xC4CEB9FE1A85EC53 % 2**64
+    return h ^ h >> 33
 
 
 def test_error_is_as_stated():

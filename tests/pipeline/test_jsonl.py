@@ -464,6 +464,24 @@ def test_a_part_within_one_line_reads_no_further():
     assert len(list(left)) == 98
 
 
+@pytest.mark.parametrize("most", [1, 2, 7, 1000])
+@pytest.mark.parametrize("piece", [1, 10, 64, 4096])
+def test_a_block_has_no_more_lines_than_asked_for(piece, most):
+    data = b"".join(b"x" * (n % 23) + b"\n" for n in range(100)) + b"the end"
+    pieces = (data[i : i + piece] for i in range(0, len(data), piece))
+    found = [
+        (block.offset, block.data.tobytes(), block.lines)
+        for block in blocks(pieces, 0, None, 700, 10**6, most)
+    ]
+    assert b"".join(part for _, part, _ in found) == data + b"\n"
+    assert [offset for offset, _, _ in found] == [
+        sum(len(x[1]) for x in found[:n]) for n in range(len(found))
+    ]
+    assert [lines for _, _, lines in found] == [part.count(b"\n") for _, part, _ in found]
+    assert max(lines for _, _, lines in found) <= most
+    assert max(len(part) for _, part, _ in found) <= 700 + piece + 23
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_long_strings_of_any_bytes_are_those_of_python(seed):
     """Strings of more than the 64 bytes that are looked at at a time, whole and with a byte changed."""

@@ -50,15 +50,14 @@ class Scanned:
     def strings(self, name: str, rows: np.ndarray) -> pa.Array:
         """large_string [n]: strings unescaped, other values as they stand in the file, null for null."""
         f = self.names.index(name)
-        offsets = np.zeros(len(rows) + 1, np.int64)
-        np.cumsum(np.where(self.kind[f, rows] > values.NULL, self.span[f, rows, 2], 0), out=offsets[1:])
+        offsets, there = np.zeros(len(rows) + 1, np.int64), self.kind[f, rows] > values.NULL
+        np.cumsum(self.span[f, rows, 2] * there, out=offsets[1:])
+        # Of Arrow's pool: it has the memory of the last batch.
         out = np.frombuffer(pa.allocate_buffer(int(offsets[-1]) + values.ROOM), np.uint8)
         values.copy_strings(self.block.data, self.kind[f], self.span[f], rows, offsets, out)
-        return pa.Array.from_buffers(
-            pa.large_string(),
-            len(rows),
-            [self._valid(f, rows), pa.py_buffer(offsets), pa.py_buffer(out[: offsets[-1]])],
-        )
+        valid = None if there.all() else pa.py_buffer(np.packbits(there, bitorder="little"))
+        buffers = [valid, pa.py_buffer(offsets), pa.py_buffer(out[: offsets[-1]])]
+        return pa.Array.from_buffers(pa.large_string(), len(rows), buffers)
 
     def integers(self, name: str, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(int64 [n], bool [n] whether 64 bits are enough); 0 where the value is no integer."""
@@ -79,10 +78,6 @@ class Scanned:
             return pa.array(flags, mask=self.kind[f, rows] <= values.NULL)
         numbers, _ = self.integers(name, rows)
         return pa.array(numbers, mask=self.kind[f, rows] <= values.NULL)
-
-    def _valid(self, f: int, rows: np.ndarray) -> pa.Buffer | None:
-        valid = self.kind[f, rows] > values.NULL
-        return None if valid.all() else pa.py_buffer(np.packbits(valid, bitorder="little"))
 
 
 def _floats(texts: pa.Array) -> pa.Array:

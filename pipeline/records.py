@@ -23,6 +23,9 @@ QUARANTINE = pa.schema(
 )
 
 
+_NONE = QUARANTINE.empty_table()
+
+
 @dataclass(frozen=True)
 class Problem:
     """A record that does not go on. `reason` lacks its `quarantine.`; `raw`: the first 4096 bytes at most."""
@@ -75,6 +78,8 @@ def place_ids(file: str, offsets: np.ndarray) -> pa.Array:
 
 
 def quarantine_table(problems: list[Problem], shape: Shape) -> pa.Table:
+    if not problems:
+        return _NONE
     columns = {
         "source": [shape.source] * len(problems),
         "file": [shape.file] * len(problems),

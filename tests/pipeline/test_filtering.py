@@ -4,10 +4,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from malmoi.operators import GopherQuality, Normalise
 from malmoi.operators.contract import DROP
+from malmoi.operators.diversity import sample_rows
+from malmoi.operators.exact import id_hash
+from malmoi.pipeline import spread
 from malmoi.pipeline.errors import MalmoiError
 from malmoi.pipeline.filtering import align, apply_steps
 
@@ -61,3 +65,19 @@ def test_sources_get_the_same_columns() -> None:
     assert table.column_names == ["id", "source", "text", "n", "url"]
     assert table.column("n").to_pylist() == [1.0, 2.0**60]
     assert table.column("url").null_count == 2
+
+
+@pytest.mark.parametrize("rows", [1, 7, 60, 200])
+def test_a_sample_does_not_depend_on_the_batches(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spread, "SAMPLE_BYTES", 500)
+    monkeypatch.setattr(spread, "_LOOSE_BYTES", 1000)
+    texts = ["말모이 " * (n * n % 17) + "x" * (600 * (n % 9 == 0)) for n in range(200)]
+    values = [[str(n) for n in range(200)], ["s"] * 200, texts]
+    table = pa.table([pa.array(some, pa.large_string()) for some in values], names=["id", "source", "text"])
+    hashes, _ = id_hash(table.column("source"), table.column("id"))
+    wanted = [texts[row] for row in sample_rows(hashes, pc.binary_length(table["text"]).to_numpy(), 500)]
+    gathered = spread.Spread()
+    for start in range(0, 200, rows):
+        gathered.add(table.slice(start, rows))
+    assert spread._smallest(gathered.sample).column("text").to_pylist() == wanted
+    assert gathered.sample.nbytes < 5000

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -30,22 +31,19 @@ def gather(folder: Folder, work: tuple[ShardPlan, int]) -> dict[str, Any]:
     Counts: read = kept = rows, documents (rows of epoch 0), text_bytes, tokens (None where not counted).
     """
     plan, shard = work
-    if plan.shuffle:
-        table, order = scattered_rows(folder, plan, shard)
-    else:
-        table = _rows_in_order(folder, plan, shard)
-        order = np.arange(table.num_rows)
     name = plan.shard_name(shard)
-    spread = Spread()
-    chunks = table.to_batches()
+    spread, counts = Spread(), _Counts()
     with folder.create(name) as sink, _corpus_writer(sink, plan) as writer:
-        for some in _groups(table, order):
-            rows = take_rows(chunks, some)
-            writer.write(rows)
-            spread.add(rows)
-            forget()  # else the words of this group stay in memory beside those of the next
+        for table, order in (scattered_rows if plan.shuffle else _rows_in_order)(folder, plan, shard):
+            chunks = table.to_batches()
+            for some in _groups(table, order):
+                rows = take_rows(chunks, some)
+                writer.write(rows)
+                spread.add(rows)
+                counts.add(rows)
+                forget()  # else the words of this group stay in memory beside those of the next
     sample = spread.write(folder, f"stages/write/shard-{shard:05d}.sample.parquet")
-    return {**_counts(table), "ngrams": spread.ngrams, "files": [hash_file(folder, name), sample]}
+    return {**counts.told(), "ngrams": spread.ngrams, "files": [hash_file(folder, name), sample]}
 
 
 def _groups(table: pa.Table, order: np.ndarray) -> Iterator[np.ndarray]:
@@ -60,7 +58,7 @@ def _groups(table: pa.Table, order: np.ndarray) -> Iterator[np.ndarray]:
         start, before = end, int(ends[end - 1])
 
 
-def _rows_in_order(folder: Folder, plan: ShardPlan, shard: int) -> pa.Table:
+def _rows_in_order(folder: Folder, plan: ShardPlan, shard: int) -> Iterator[tuple[pa.Table, np.ndarray]]:
     """The rows whose text begins in this shard's range of bytes, by (part, row, epoch)."""
     tables = [plan.schema.empty_table()]
     for part, start in zip(plan.parts, plan.starts, strict=True):
@@ -68,7 +66,8 @@ def _rows_in_order(folder: Folder, plan: ShardPlan, shard: int) -> pa.Table:
         begins = start + np.cumsum(copies.text_bytes) - copies.text_bytes
         here = np.flatnonzero(plan.shard_at(begins) == shard)
         tables.append(take_copies(folder, plan, part, copies, here))
-    return pa.concat_tables(tables)
+    table = pa.concat_tables(tables)
+    yield table, np.arange(table.num_rows)
 
 
 @contextmanager
@@ -81,15 +80,30 @@ def _corpus_writer(sink: BinaryIO, plan: ShardPlan) -> Iterator[RowGroupWriter |
             yield lines
 
 
-def _counts(table: pa.Table) -> dict[str, Any]:
-    rows = table.num_rows
-    tokens = pc.sum(table.column("num_tokens")).as_py() if "num_tokens" in table.column_names else None
-    return {
-        "read": rows,
-        "kept": rows,
-        "dropped": {},
-        "quarantined": 0,
-        "documents": int(pc.sum(pc.equal(table.column(EPOCH), 0)).as_py() or 0),
-        "text_bytes": int(pc.sum(pc.binary_length(table.column("text"))).as_py() or 0),
-        "tokens": tokens,
-    }
+@dataclass
+class _Counts:
+    """Of the rows of a shard."""
+
+    rows: int = 0
+    documents: int = 0
+    text_bytes: int = 0
+    tokens: int | None = None
+
+    def add(self, rows: pa.Table) -> None:
+        self.rows += rows.num_rows
+        self.documents += pc.sum(pc.equal(rows.column(EPOCH), 0)).as_py() or 0
+        self.text_bytes += pc.sum(pc.binary_length(rows.column("text"))).as_py() or 0
+        counted = pc.sum(rows.column("num_tokens")).as_py() if "num_tokens" in rows.column_names else None
+        if counted is not None:
+            self.tokens = (self.tokens or 0) + counted
+
+    def told(self) -> dict[str, Any]:
+        return {
+            "read": self.rows,
+            "kept": self.rows,
+            "dropped": {},
+            "quarantined": 0,
+            "documents": self.documents,
+            "text_bytes": self.text_bytes,
+            "tokens": self.tokens,
+        }

@@ -2,9 +2,9 @@
 
 `scatter` writes stages/scatter/part-00000.batches, record batches with an index (`batches`). Its rows carry their
 order key, a hash of (source, id, epoch, seed); the whole range of keys is cut evenly, so that a row's key gives its
-shard and the corpus as a whole is in the order of its keys. Text is moved in runs of `RUN_BYTES`; a run is sorted
-by key and gives one record batch for each shard that it meets, so that a shard reads its own batches and nothing
-else.
+shard and its slice of the shard, and the corpus as a whole is in the order of its keys. Text is moved in runs of
+`RUN_BYTES`; a run is sorted by key and gives one record batch for each slice that it meets, so that a shard reads its
+own batches and nothing else.
 
 Arrow rather than Parquet: with thousands of shards a part is many small pieces, of which Parquet's footer would
 outweigh the text.
@@ -88,19 +88,20 @@ def _runs(key: np.ndarray, text_bytes: np.ndarray) -> list[np.ndarray]:
 
 
 def scatter(folder: Folder, work: tuple[ShardPlan, int]) -> dict[str, Any]:
-    """Set the rows of one part aside by shard. Counts: read = kept = rows, text_bytes."""
+    """Set the rows of one part aside by slice. Counts: read = kept = rows, text_bytes."""
     plan, part = work
     copies = read_copies(folder, part)
     key = order_key(copies.id_lo, copies.id_hi, copies.epoch, plan.seed)
-    shard = shard_of(key, plan.num_shards)
+    buckets = plan.num_shards * plan.slices
+    bucket = shard_of(key, buckets)  # the shard, in finer steps
     runs = _runs(key, copies.text_bytes)
 
     def rows() -> Iterator[tuple[np.ndarray, pa.Table]]:
         for run in runs:
             table = take_copies(folder, plan, part, copies, run)
-            yield shard[run], table.append_column(ORDER, pa.array(key[run]))
+            yield bucket[run], table.append_column(ORDER, pa.array(key[run]))
 
-    files = write_batches(folder, scatter_name(part), plan.num_shards, rows())
+    files = write_batches(folder, scatter_name(part), buckets, rows())
     return {
         "read": len(key),
         "kept": len(key),
@@ -115,11 +116,12 @@ def _with_order(plan: ShardPlan) -> pa.Schema:
     return plan.schema.append(pa.field(ORDER, pa.uint64()))
 
 
-def scattered_rows(folder: Folder, plan: ShardPlan, shard: int) -> tuple[pa.Table, np.ndarray]:
-    """The rows of one shard, in chunks, and the order (int64 [rows]) in which they are written."""
+def scattered_rows(folder: Folder, plan: ShardPlan, shard: int) -> Iterator[tuple[pa.Table, np.ndarray]]:
+    """The rows of one shard, slice by slice: in chunks, and the order (int64 [rows]) in which they are written."""
     names = [scatter_name(part) for part in plan.parts]
-    table = read_batches(folder, names, shard, _with_order(plan))
-    return table.drop_columns([ORDER]), key_order(table)
+    for bucket in range(shard * plan.slices, (shard + 1) * plan.slices):
+        table = read_batches(folder, names, bucket, _with_order(plan))
+        yield table.drop_columns([ORDER]), key_order(table)
 
 
 def key_order(table: pa.Table) -> np.ndarray:

@@ -11,7 +11,8 @@
 Shards are cut by UTF-8 bytes of text before compression, so their number is known before a document is
 moved: with `shuffle` by a hash of (source, id, epoch, seed), else by (part, row, epoch). The bytes of a
 shard depend on its rows alone. All functions that take `(folder, payload)` are jobs: they write their own
-files and return plain counts. A job holds the text of one shard, about three times while it is ordered.
+files and return plain counts. A shuffled shard is put in order slice by slice, and a job holds the text of one, about
+three times; of a shard that is not shuffled, or one of very many, it holds the whole.
 """
 
 from __future__ import annotations
@@ -31,6 +32,9 @@ from .storage import Folder
 
 LEADING = ("id", "source", "text", "language", "language.score", "num_tokens")
 EPOCH = "epoch"
+SLICE_BYTES = 32 * 1024**2
+MOST_SLICES = 1024
+"""Of the whole corpus: a run of 64 MiB that a part sets aside would be torn into pieces of less than 64 KiB."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,11 @@ class ShardPlan:
         return replace(
             self, parts=tuple(self.parts[i] for i in here), starts=tuple(self.starts[i] for i in here)
         )
+
+    @property
+    def slices(self) -> int:
+        """Ranges of order keys that a shard is cut into."""
+        return max(1, min(-(-self.shard_bytes // SLICE_BYTES), MOST_SLICES // self.num_shards))
 
     def shard_name(self, shard: int) -> str:
         return f"corpus/shard-{shard:05d}-of-{self.num_shards:05d}.{self.format}"

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from malmoi.pipeline import scatter as scatter_module
+from malmoi.pipeline import shards
 from malmoi.pipeline.dropped import write_dropped
 from malmoi.pipeline.errors import MalmoiError
 from malmoi.pipeline.gather import gather
@@ -188,6 +189,24 @@ def test_shuffled(parts, format, monkeypatch):
     again_plan, again = run(folder, [2, 0, 1], shuffle=True, shard_bytes=1024, format=format)
     assert again_plan == plan
     assert [count["files"] for count in again] == files
+
+
+@pytest.mark.parametrize("most", [1, 7, 1024])
+@pytest.mark.parametrize("slice_bytes", [1, 100, 512])
+def test_slices_change_no_byte(parts, monkeypatch, slice_bytes, most):
+    folder, _ = parts
+
+    def bytes_of(plan, counts):
+        return [folder.read_bytes(plan.shard_name(i)) for i in range(plan.num_shards)], counts
+
+    whole, counts = run(folder, COPIES, shuffle=True, shard_bytes=1024)
+    assert (whole.num_shards, whole.slices) == (2, 1)
+    before = bytes_of(whole, counts)
+    monkeypatch.setattr(shards, "SLICE_BYTES", slice_bytes)
+    monkeypatch.setattr(shards, "MOST_SLICES", most)
+    plan, counts = run(folder, COPIES, shuffle=True, shard_bytes=1024)
+    assert plan.slices == max(1, min(-(-plan.shard_bytes // slice_bytes), most // 2))
+    assert bytes_of(plan, counts) == before
 
 
 def test_seed_changes_the_order(parts):

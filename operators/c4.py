@@ -101,6 +101,9 @@ def _judge(operator: Any, table: pa.Table, batch: TextBatch) -> np.ndarray:
     """Counts int64 [COUNTS, documents] of native rules."""
     counts = np.zeros((COUNTS, batch.num_docs), np.int64)
     longest = int((batch.lines.end - batch.lines.start).max(initial=0))
+    copy = np.empty(longest + 4, np.uint8)
+    read = copy.view()
+    read.flags.writeable = False  # as the text, so that no function is compiled for both
     judge_lines(
         batch.data,
         (batch.lines.first, *batch.stripped),
@@ -108,7 +111,8 @@ def _judge(operator: Any, table: pa.Table, batch: TextBatch) -> np.ndarray:
         batch.words.start,
         marks_of(CLOSERS),
         english_rules(),
-        np.empty(longest + 4, np.uint8),
+        copy,
+        read,
         counts,
     )
     return counts

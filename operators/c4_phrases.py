@@ -8,12 +8,13 @@ from typing import NamedTuple
 import numpy as np
 
 from .byte_masks import Test, below, lowest, masks
-from .datatrove_tables import DIGIT, Rules, class_of, decode
-from .kernel import lean
+from .datatrove_tables import DIGIT, Kinds, class_of, decode
+from .kernel import inline, lean
 from .text_scan import code_points
 
 LINES, KEPT, SENTENCES, LOREM, CURLY, LONG_WORD, UNTERMINATED, FEW_WORDS, SCRIPT, POLICY = range(10)
 COUNTS = 10
+SQUARE = 10  # no count
 
 # Phrases of a line that is about the page and not of it. English: C4's (Raffel et al. 2020; the list of its
 # code). Korean: notices of copyright, privacy and terms under Korean news, shops and forums.
@@ -118,11 +119,18 @@ def _phrases_at(text: np.ndarray, p: int, b: int, phrases: Phrases, code: int) -
     return found
 
 
+_RARE = dict(zip("zqjxkvbpygwfmcu", (1, 1, 2, 2, 7, 10, 15, 19, 20, 20, 20, 22, 24, 28, 28), strict=True))
+
+
 def _beginning(phrase: str) -> tuple[Test, ...]:
-    """Tests of bytes in which a phrase differs from most text: its first three; where those are not ASCII, the last
-    two of its first characters of three bytes."""
+    """Tests of bytes in which a phrase differs from most text: its three rarest letters; where it is not of ASCII, the
+    last bytes of its first three characters."""
     code = phrase.encode()
-    places = (0, 1, 2) if code[0] < 0x80 else (1, 2, 4, 5)
+    ends = [len(phrase[: k + 1].encode()) - 1 for k in range(3)]
+    rarest = sorted(
+        range(len(code)), key=lambda k: _RARE.get(chr(code[k]), 50 if 0x61 <= code[k] <= 0x7A else 180)
+    )
+    places = sorted(rarest[:3]) if code[0] < 0x80 else ends
     return tuple((k, code[k], code[k], *([0x20] if 0x61 <= code[k] <= 0x7A else [])) for k in places)
 
 
@@ -130,32 +138,38 @@ _beginnings = dict.fromkeys(
     _beginning(phrase)
     for phrase in (*(p for p, _ in PHRASES), *(p for ps in POLICY_PHRASES.values() for p in ps))
 )
-_places = masks((((0, 123, 123),), *_beginnings))
+_MARKS = ((0, 0x7B, 0x7B, 0x20),)  # curly and square brackets
+_places = masks((_MARKS, *_beginnings))
 # For languages without others.
-_ascii_places = masks((((0, 123, 123),), *(tests for tests in _beginnings if tests[0][0] == 0)))
+_ascii_places = masks((_MARKS, *(tests for tests in _beginnings if tests[0][1] < 0x80)))
 _brackets = masks((((0, 91, 91),),))
 
 
+@inline
+def rare_places(text: np.ndarray, p: int, wide: bool) -> np.uint64:
+    """Those of 64 bytes at which there is a bracket or a phrase may begin, one that is not of ASCII only if `wide`."""
+    return np.uint64(_places(text, p)[0] if wide else _ascii_places(text, p)[0])
+
+
 @lean
-def find_phrases(text: np.ndarray, a: int, b: int, phrases: Phrases, code: int) -> int:
-    """Bit m is set if a phrase of meaning m, or a curly bracket (bit CURLY), lies in [a, b)."""
+def find_phrases(text: np.ndarray, begin: int, bits: np.uint64, b: int, phrases: Phrases, code: int) -> int:
+    """Of `rare_places` from `begin` on: bit m is set if a phrase of meaning m that ends before `b`, or a curly bracket
+    (bit CURLY), begins at one of them, bit SQUARE for a square bracket."""
     found = 0
-    while a < b:
-        found_here = _places(text, a)[0] if phrases.wide[code] else _ascii_places(text, a)[0]
-        bits = np.uint64(found_here & below(b - a))
-        while bits:
-            p = a + lowest(bits)
-            bits = np.uint64(bits & (bits - np.uint64(1)))
-            if text[p] == 123:
-                found |= 1 << CURLY
-            elif p + 3 <= b:
-                found |= _phrases_at(text, p, b, phrases, code)
-        a += 64
+    while bits:
+        p = begin + lowest(bits)
+        bits = np.uint64(bits & (bits - np.uint64(1)))
+        if text[p] == 123:
+            found |= 1 << CURLY
+        elif text[p] == 91:
+            found |= 1 << SQUARE
+        elif p + 3 <= b:
+            found |= _phrases_at(text, p, b, phrases, code)
     return found
 
 
 @lean
-def has_citation(data: np.ndarray, a: int, b: int, marks: Marks, rules: Rules) -> bool:
+def has_citation(data: np.ndarray, a: int, b: int, marks: Marks, rules: Kinds) -> bool:
     """Whether a citation mark begins in [a, b)."""
     p = a
     while p < b:
@@ -169,7 +183,7 @@ def has_citation(data: np.ndarray, a: int, b: int, marks: Marks, rules: Rules) -
 
 
 @lean
-def _citation(data: np.ndarray, p: int, end: int, marks: Marks, rules: Rules) -> int:
+def _citation(data: np.ndarray, p: int, end: int, marks: Marks, rules: Kinds) -> int:
     """Bytes of the citation mark at `p`: `[12]`, `[]`, `[edit]`, `[citation needed]`; 0 where there is
     none.
     """
@@ -193,7 +207,7 @@ def _citation(data: np.ndarray, p: int, end: int, marks: Marks, rules: Rules) ->
 
 @lean
 def copy_line(
-    data: np.ndarray, a: int, b: int, out: np.ndarray, k: int, cite: bool, marks: Marks, rules: Rules
+    data: np.ndarray, a: int, b: int, out: np.ndarray, k: int, cite: bool, marks: Marks, rules: Kinds
 ) -> int:
     """Append [a, b) to `out`, with `cite` without citation marks."""
     p = a

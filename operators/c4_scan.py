@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .byte_masks import below, lowest, masks
+from .byte_masks import below, bits_in, highest, lowest, masks
 from .c4_phrases import (
     COUNTS,
     CURLY,
@@ -23,12 +23,14 @@ from .c4_phrases import (
     POLICY,
     SCRIPT,
     SENTENCES,
+    SQUARE,
     UNTERMINATED,
     Marks,
     Phrases,
     copy_line,
     find_phrases,
     has_citation,
+    rare_places,
 )
 from .datatrove_affixes import Chunk
 from .datatrove_joins import Tokens
@@ -37,6 +39,7 @@ from .datatrove_tables import (
     SENTENCE_END,
     SPACE,
     TERMINAL,
+    Kinds,
     Rules,
     class_of,
     decode,
@@ -44,7 +47,7 @@ from .datatrove_tables import (
 from .datatrove_words import tokenize
 from .kernel import lean
 from .spans import count_points
-from .text_scan import back, ends_with_ellipsis, is_terminal, next_line, strip, strip_closers
+from .text_scan import ends_for_sure, is_terminated, next_line, strip
 
 
 class LineRules(NamedTuple):
@@ -70,7 +73,7 @@ class Scratch(NamedTuple):
 
 
 @lean
-def _runs(data: np.ndarray, a: int, b: int, rules: Rules) -> tuple[int, int]:
+def _runs(data: np.ndarray, a: int, b: int, rules: Kinds) -> tuple[int, int]:
     """How many runs without white space, and the code points of the longest."""
     count = longest = run = 0
     p = a
@@ -86,23 +89,22 @@ def _runs(data: np.ndarray, a: int, b: int, rules: Rules) -> tuple[int, int]:
     return count, longest
 
 
-@lean
-def _is_terminated(text: np.ndarray, a: int, b: int, closers: np.ndarray, rules: Rules) -> bool:
-    """C4: the line ends in . ? ! or a quotation mark, not in three full stops.
+_blanks = masks((((0, 0x20, 0x20),),))
 
-    With `closers` (native) any script's terminal punctuation counts, also before closing quotes and brackets.
-    """
-    if a == b or ends_with_ellipsis(text, a, b):
+
+@lean
+def _may_have_longer(data: np.ndarray, a: int, b: int, most: float) -> bool:
+    """Whether there may be a run of more than `most` characters: no ASCII space in so many bytes."""
+    if b - a <= most:
         return False
-    last = text[b - 1]
-    if last == 46 or last == 63 or last == 33 or last == 34 or last == 39:
-        return True
-    if closers.size == 0:
-        return False
-    cp, _ = decode(text, back(text, a, b))
-    if cp == 0x201D or cp == 0x2019 or cp == 0x300D or cp == 0x300F:
-        return True
-    return is_terminal(text, a, strip_closers(text, a, b, closers), rules)
+    latest, longest, p = a, 0, a
+    while p < b:
+        blanks = np.uint64(_blanks(data, p)[0] & below(b - p))
+        if blanks:
+            longest = max(longest, p + lowest(blanks) - latest, 64)  # 64: between two of them
+            latest = p + highest(blanks)
+        p += 64
+    return max(longest, b - latest) > most
 
 
 # What terminal punctuation begins with, and few others. A test holds that it is so.
@@ -119,18 +121,30 @@ _ENDS = (
     ((0, 0xEF, 0xEF), (1, 0xB9, 0xBD)),
     ((0, 0xF0, 0xF0),),
 )
-_ends = masks(_ENDS)
+_ascii_ends = masks(_ENDS[:3], (((0, 0x80, 0xFF),),))
+_ends = masks(_ENDS[3:])
 
 
 @lean
-def _plain_sentences(text: np.ndarray, a: int, b: int, rules: Rules) -> int:
-    """Sentences of a line, at least one: terminal marks that white space follows, closers between left out.
+def _read_line(
+    text: np.ndarray, a: int, b: int, phrases: Phrases, code: int, rules: Kinds
+) -> tuple[int, int]:
+    """What `find_phrases` finds, and the sentences, at least one: terminal marks that white space follows, closers
+    between left out.
 
     A mark outside ASCII (full-width, danda) ends a sentence without white space.
     """
+    found, wide = 0, phrases.wide[code]
     count, after, begin = 1, a, a
     while begin < b:
-        bits = np.uint64(_ends(text, begin)[0] & below(b - begin))
+        inside = below(b - begin)
+        rare = np.uint64(rare_places(text, begin, wide) & inside)
+        if rare:
+            found |= find_phrases(text, begin, rare, b, phrases, code)
+        bits, high = _ascii_ends(text, begin)
+        if high & inside:
+            bits |= _ends(text, begin)[0]
+        bits = np.uint64(bits & inside)
         while bits:
             p = begin + lowest(bits)
             bits = np.uint64(bits & (bits - np.uint64(1)))
@@ -151,7 +165,7 @@ def _plain_sentences(text: np.ndarray, a: int, b: int, rules: Rules) -> int:
                 count += 1
                 after = p
         begin += 64
-    return count
+    return found, count
 
 
 @lean
@@ -178,26 +192,15 @@ def _token_sentences(text: np.ndarray, tokens: Tokens, n: int, rules: Rules) -> 
 
 
 @lean
-def _judge_line(
-    text: np.ndarray,
-    a: int,
-    b: int,
-    words: int,
-    longest: int,
-    code: int,
-    line: LineRules,
-    phrases: Phrases,
-    closers: np.ndarray,
-    rules: Rules,
-) -> int:
+def _wrong(longest: int, ended: bool, enough: bool, found: int, code: int, line: LineRules) -> int:
     """Bits of what is wrong with the line, in C4's order; LOREM and CURLY are only noted."""
     if longest > line.max_word_chars[code]:
         return 1 << LONG_WORD
-    if line.terminal[code] and not _is_terminated(text, a, b, closers, rules):
+    if not ended:
         return 1 << UNTERMINATED
-    if words < line.min_words[code]:
+    if not enough:
         return 1 << FEW_WORDS
-    found = find_phrases(text, a, b, phrases, code)
+    found &= ~(1 << SQUARE)
     if not line.script[code]:
         found &= ~(1 << SCRIPT)
     if not line.policy[code]:
@@ -208,7 +211,7 @@ def _judge_line(
 
 
 @lean
-def _close(out: np.ndarray, begin: int, end: int, rules: Rules) -> int:
+def _close(out: np.ndarray, begin: int, end: int, rules: Kinds) -> int:
     """Strip the edited text in place; returns its end."""
     a, b = strip(out, begin, end, rules)
     if a > begin:
@@ -217,22 +220,37 @@ def _close(out: np.ndarray, begin: int, end: int, rules: Rules) -> int:
     return begin + b - a
 
 
-@lean
-def _words_between(word_start: np.ndarray, w: int, a: int, b: int) -> tuple[int, int]:
-    """How many words from the `w`th on begin in [a, b), and the first word behind it."""
-    while w < word_start.size and word_start[np.uint64(w)] < a:
-        w += 1
-    first = w
-    while w < word_start.size and word_start[np.uint64(w)] < b:
-        w += 1
-    return w - first, w
+_LETTER, _CONTINUED = (1, 0x61, 0x7A, 0x20), ((1, 0x80, 0xBF), (2, 0x80, 0xBF))
+# Where a word begins for sure: a letter of ASCII or a Hangul syllable behind a space, Hiragana and Han.
+_word_starts = masks(
+    (
+        ((0, 0x20, 0x20), _LETTER),
+        ((0, 0x20, 0x20), (1, 0xEB, 0xEC), (2, 0x80, 0xBF), (3, 0x80, 0xBF)),
+        ((0, 0xE5, 0xE9), *_CONTINUED),
+        ((0, 0xE3, 0xE3), (1, 0x81, 0x81), (2, 0x81, 0xBF)),
+    )
+)
 
 
 @lean
-def _sentences(text: np.ndarray, at: int, to: int, native: bool, rules: Rules, scratch: Scratch) -> int:
-    """Sentences of the line, or -1 where the scratch is too small."""
-    if native:
-        return _plain_sentences(text, at, to, rules)
+def _has_words(word_start: np.ndarray, w: int, a: int, b: int, fewest: float) -> tuple[bool, int]:
+    """Whether at least `fewest` of the words from the `w`th on begin in [a, b), and the first that begins at `a` or
+    behind it."""
+    last = word_start.size
+    while w + 64 < last and word_start[np.uint64(w + 64)] < a:
+        w += 64
+    while w < last and word_start[np.uint64(w)] < a:
+        w += 1
+    if fewest <= 0:
+        return True, w
+    if fewest > last - w:
+        return False, w
+    return bool(word_start[np.uint64(w + np.int64(np.ceil(fewest)) - 1)] < b), w
+
+
+@lean
+def _sentences(text: np.ndarray, at: int, to: int, rules: Rules, scratch: Scratch) -> int:
+    """Sentences of the line as datatrove counts them, or -1 where the scratch is too small."""
     tokens = scratch.tokens
     n = tokenize(tokens, 0, text, at, to, rules, scratch.chunk, scratch.raw, scratch.joins, True)
     if n < 0 or n > tokens.start.size:
@@ -260,33 +278,49 @@ def judge_lines(
     marks: Marks,
     rules: Rules,
     out: np.ndarray,
+    copy: np.ndarray,
     counts: np.ndarray,
 ) -> None:
     """Fill the int64 [COUNTS, D] `counts` of native rules without making the edited text.
 
     `lines`: first [D + 1], start and end of the batch's lines, stripped; `word_start`: its words; `out` uint8: room
-    for the longest line, which only those with a citation mark are copied to.
+    for the longest line, which only those with a citation mark are copied to; `copy` is the same, to be read.
     """
     first, starts, ends = lines
+    kinds = Kinds(rules.block_index, rules.blocks)
     w = 0
     for doc in range(first.size - 1):
         code = codes[doc]
+        any_end = not line.terminal[code]
         for i in range(first[doc], first[doc + 1]):
             a, b = starts[i], ends[i]
             if a == b:
                 continue
             counts[LINES, doc] += 1
-            words, w = _words_between(word_start, w, a, b)
-            longest = 0
-            if b - a > line.max_word_chars[code]:
-                _, longest = _runs(data, a, b, rules)
-            text = data
-            if line.citations[code] and has_citation(data, a, b, marks, rules):
-                b = copy_line(data, a, b, out, 0, True, marks, rules)
-                text, a, b = out, 0, _close(out, 0, b, rules)
-            wrong = _judge_line(text, a, b, words, longest, code, line, phrases, marks.closers, rules)
-            if _note(counts, doc, wrong):
-                counts[SENTENCES, doc] += _plain_sentences(text, a, b, rules)
+            longest = found = sentences = 0
+            if _may_have_longer(data, a, b, line.max_word_chars[code]):
+                _, longest = _runs(data, a, b, kinds)
+            sure = any_end or ends_for_sure(data, a, b)
+            ended = any_end or data[b - 1] == 46
+            if not sure:
+                ended = is_terminated(data, a, b, marks.closers, kinds)
+            enough = False
+            if ended or not sure:
+                # At a letter behind a space a word begins: most lines have enough of them.
+                starts_here = np.uint64(_word_starts(data, a)[0] & below(b - a - 1))
+                enough = bits_in(starts_here) >= line.min_words[code]
+                if not enough:
+                    enough, w = _has_words(word_start, w, a, b, line.min_words[code])
+            # Only of a line that stays, or may stay without its citation marks, the rest has to be read.
+            if (enough and ended) or not sure:
+                found, sentences = _read_line(data, a, b, phrases, code, kinds)
+                if found >> SQUARE & 1 and line.citations[code] and has_citation(data, a, b, marks, kinds):
+                    to = copy_line(data, a, b, out, 0, True, marks, kinds)
+                    to = _close(out, 0, to, kinds)
+                    ended = any_end or is_terminated(copy, 0, to, marks.closers, kinds)
+                    found, sentences = _read_line(copy, 0, to, phrases, code, kinds)
+            if _note(counts, doc, _wrong(longest, ended, enough, found, code, line)):
+                counts[SENTENCES, doc] += sentences
                 counts[KEPT, doc] += 1
 
 
@@ -311,31 +345,33 @@ def edit_lines(
 
     `word_start` int64: UAX #29 words of the batch (native).
     """
+    kinds = Kinds(rules.block_index, rules.blocks)
     k = w = 0
     for doc in range(offsets.size - 1):
         start, end = offsets[doc], offsets[doc + 1]
-        code = codes[doc]
-        begin = k
-        blank = False
+        code, begin, blank = codes[doc], k, False
         while start < end:
-            stop, following = next_line(data, start, end, rules, native)
-            a, b = strip(data, start, stop, rules)
+            stop, following = next_line(data, start, end, kinds, native)
+            a, b = strip(data, start, stop, kinds)
             start = following
             if a == b:
                 blank = True
                 continue
             counts[LINES, doc] += 1
-            words, longest = _runs(data, a, b, rules)
+            words, longest = _runs(data, a, b, kinds)
+            enough = words >= line.min_words[code]
             if native:
-                words, w = _words_between(word_start, w, a, b)
+                enough, w = _has_words(word_start, w, a, b, line.min_words[code])
             at = k + (0 if k == begin else 2 if blank and native else 1)
-            to = copy_line(data, a, b, out, at, line.citations[code], marks, rules)
+            to = copy_line(data, a, b, out, at, line.citations[code], marks, kinds)
             if native:
-                to = _close(out, at, to, rules)
-            wrong = _judge_line(out, at, to, words, longest, code, line, phrases, marks.closers, rules)
-            if not _note(counts, doc, wrong):
+                to = _close(out, at, to, kinds)
+            ended = not line.terminal[code] or is_terminated(out, at, to, marks.closers, kinds)
+            found, sentences = _read_line(out, at, to, phrases, code, kinds)
+            if not _note(counts, doc, _wrong(longest, ended, enough, found, code, line)):
                 continue
-            sentences = _sentences(out, at, to, native, rules, scratch)
+            if not native:
+                sentences = _sentences(out, at, to, rules, scratch)
             if sentences < 0:
                 return False
             counts[SENTENCES, doc] += sentences
@@ -344,7 +380,7 @@ def edit_lines(
                 out[p] = 10
             k = to
             blank = False
-        k = _close(out, begin, k, rules)
+        k = _close(out, begin, k, kinds)
         out_offsets[doc + 1] = k
         counts[COUNTS, doc] = count_points(out, begin, k)
     return True

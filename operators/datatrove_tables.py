@@ -159,6 +159,13 @@ def decode(data: np.ndarray, at: int) -> tuple[np.uint32, int]:
     return min(((b & np.uint32(0x07)) << np.uint32(18)) | low, np.uint32(0x10FFFF)), 4
 
 
+class Kinds(NamedTuple):
+    """What `class_of` needs of the `Rules`: a call with all of them puts eighty words on the stack."""
+
+    block_index: np.ndarray
+    blocks: np.ndarray
+
+
 @lean
-def class_of(rules: Rules, cp: np.uint32) -> np.uint32:
+def class_of(rules: Rules | Kinds, cp: np.uint32) -> np.uint32:
     return np.uint32(rules.blocks[np.int64(rules.block_index[cp >> 8]) * 256 + np.int64(cp & 255)])

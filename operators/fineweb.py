@@ -28,7 +28,7 @@ import pyarrow as pa
 
 from .analysis import analyse
 from .contract import Kind, Limit, judge
-from .datatrove_tables import Rules, english_rules
+from .datatrove_tables import Kinds, Rules, english_rules
 from .datatrove_words import english_words
 from .kernel import lean
 from .repeat_scan import Seen, mask_for, new_seen, see, stamp_of, times
@@ -71,6 +71,7 @@ def _scan_lines(
 
     `short` float64 [D]: most code points of a short line.
     """
+    kinds = Kinds(rules.block_index, rules.blocks)
     for doc in range(first.size - 1):
         begin, stop = first[doc], first[doc + 1]
         mask = mask_for(stop - begin)
@@ -82,7 +83,7 @@ def _scan_lines(
                 continue
             counts[0, doc] += 1
             last = strip_closers(data, a, b, closers) if closers.size else end[i]
-            counts[1, doc] += is_terminal(data, start[i], last, rules)
+            counts[1, doc] += is_terminal(data, start[i], last, kinds)
             counts[2, doc] += chars[i] <= short[doc]
             if times(seen, see(seen, stamp, mask, hashes[i], 0)) > 1:
                 counts[3, doc] += chars[i]

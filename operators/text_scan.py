@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from .byte_masks import below, bits_in, lowest, masks
-from .datatrove_tables import LINE_BREAK, SPACE, TERMINAL, Rules, class_of, decode
+from .datatrove_tables import LINE_BREAK, SPACE, TERMINAL, Kinds, Rules, class_of, decode
 from .kernel import lean
 
 BULLETS = "•-*·‣●○■□▪▫◦・∙"
@@ -33,7 +33,7 @@ def back(data: np.ndarray, start: int, end: int) -> int:
 
 
 @lean
-def strip(data: np.ndarray, start: int, end: int, rules: Rules) -> tuple[int, int]:
+def strip(data: np.ndarray, start: int, end: int, rules: Kinds) -> tuple[int, int]:
     """[start, end) without white space at either end."""
     while start < end:
         cp, length = decode(data, start)
@@ -50,7 +50,7 @@ def strip(data: np.ndarray, start: int, end: int, rules: Rules) -> tuple[int, in
 
 
 @lean
-def next_line(data: np.ndarray, start: int, end: int, rules: Rules, newline_only: bool) -> tuple[int, int]:
+def next_line(data: np.ndarray, start: int, end: int, rules: Kinds, newline_only: bool) -> tuple[int, int]:
     """End of the line that begins at `start`, and the start of the next one (after `\\n` or as
     `str.splitlines`).
     """
@@ -101,12 +101,43 @@ def strip_closers(data: np.ndarray, start: int, end: int, closers: np.ndarray) -
 
 
 @lean
-def is_terminal(data: np.ndarray, start: int, end: int, rules: Rules) -> bool:
+def is_terminal(data: np.ndarray, start: int, end: int, rules: Kinds) -> bool:
     """The last character is terminal punctuation."""
     if start >= end:
         return False
     cp, _ = decode(data, back(data, start, end))
     return bool(class_of(rules, cp) & TERMINAL != 0)
+
+
+@lean
+def is_terminated(text: np.ndarray, a: int, b: int, closers: np.ndarray, rules: Kinds) -> bool:
+    """C4: the line ends in . ? ! or a quotation mark, not in three full stops.
+
+    With `closers` (native) any script's terminal punctuation counts, also before closing quotes and brackets.
+    """
+    if a == b or ends_with_ellipsis(text, a, b):
+        return False
+    last = text[b - 1]
+    if last == 46 or last == 63 or last == 33 or last == 34 or last == 39:
+        return True
+    if closers.size == 0:
+        return False
+    cp, _ = decode(text, back(text, a, b))
+    if cp == 0x201D or cp == 0x2019 or cp == 0x300D or cp == 0x300F:
+        return True
+    return is_terminal(text, a, strip_closers(text, a, b, closers), rules)
+
+
+@lean
+def ends_for_sure(data: np.ndarray, a: int, b: int) -> bool:
+    """Whether what ends the line does not depend on a citation mark before it: a small letter, a digit, a Hangul
+    syllable, a comma or one full stop at the end of another word than a mark."""
+    last = data[b - 1]
+    if 0x61 <= last <= 0x7A or 0x30 <= last <= 0x39 or last == 44:
+        return True
+    if last == 46 and b - a > 1:
+        return bool(data[b - 2] != 46 and data[b - 2] != 93)
+    return bool(b - a >= 3 and last >= 0x80 and 0xEB <= data[b - 3] <= 0xEC)
 
 
 @lean
@@ -138,11 +169,12 @@ def python_line_shapes(
     data: np.ndarray, offsets: np.ndarray, rules: Rules, bullets: np.ndarray, counts: np.ndarray
 ) -> None:
     """As `line_shapes`, of the lines of `str.splitlines`, blank ones too."""
+    kinds = Kinds(rules.block_index, rules.blocks)
     for doc in range(offsets.size - 1):
         start, end = offsets[doc], offsets[doc + 1]
         while start < end:
-            stop, following = next_line(data, start, end, rules, False)
-            a, b = strip(data, start, stop, rules)
+            stop, following = next_line(data, start, end, kinds, False)
+            a, b = strip(data, start, stop, kinds)
             start = following
             if a < b:
                 _shape(data, a, b, bullets, counts, doc)
@@ -153,13 +185,14 @@ def python_line_shapes(
 @lean
 def strip_lines(data: np.ndarray, start: np.ndarray, end: np.ndarray, rules: Rules, out: np.ndarray) -> None:
     """Fill int64 [2, lines]: start and end of the lines without white space at both ends."""
+    kinds = Kinds(rules.block_index, rules.blocks)
     for i in range(len(start)):
         a, b = start[i], end[i]
         if a < b:
             first, last = data[a], data[b - 1]
             # Neither begins or ends a white space outside ASCII: most lines.
             if not (0x20 < first < 0x80 or first >= 0xE4) or not 0x20 < last < 0x80:
-                a, b = strip(data, a, b, rules)
+                a, b = strip(data, a, b, kinds)
         out[0, i], out[1, i] = a, b
 
 

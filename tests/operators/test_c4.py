@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import random
+
 import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from malmoi.operators.c4 import C4Lines, C4Quality
-from malmoi.operators.c4_phrases import POLICY_PHRASES
+from malmoi.operators.analysis import analyse
+from malmoi.operators.c4 import C4Lines, C4Quality, _edit, _judge
+from malmoi.operators.c4_phrases import COUNTS, POLICY_PHRASES
 from malmoi.operators.c4_scan import _ENDS
 from malmoi.operators.datatrove_tables import TERMINAL, english_rules
 
@@ -207,6 +210,55 @@ def test_nothing_that_ends_a_sentence_is_passed_over():
         if not 0xD800 <= code < 0xE000:
             data = [*chr(code).encode(), 0, 0]
             assert any(all(low <= data[k] <= high for k, low, high in tests) for tests in _ENDS), hex(code)
+
+
+PIECES = [
+    *(
+        "the river",
+        " ",
+        " ",
+        "rose. ",
+        ".",
+        "..",
+        "...",
+        "…",
+        "!",
+        ",",
+        "[1]",
+        "[edit]",
+        "[x]",
+        ")",
+        "]",
+        '"',
+        "{",
+        "7",
+    ),
+    *(
+        "한글",
+        "다. ",
+        "日本語",
+        "ひらがな",
+        "。",
+        "”",
+        "javascript",
+        "use cookies",
+        "A",
+        "é",
+        "\t",
+        "b" * 70,
+        "c" * 1001,
+    ),
+]
+
+
+@pytest.mark.parametrize("language", ["en", "ko", "ja"])
+def test_the_judge_counts_what_the_editor_does(language):
+    rng = random.Random(7)
+    lines = ["".join(rng.choices(PIECES, k=rng.randrange(12))) for _ in range(4000)]
+    mixed = table(["\n".join(lines[k : k + 5]) for k in range(0, len(lines), 5)], language)
+    for operator in (C4Quality(), C4Quality(require_terminal_punctuation=False, min_words_per_line=2)):
+        batch = analyse(mixed)
+        assert np.array_equal(_judge(operator, mixed, batch), _edit(operator, mixed, batch)[0][:COUNTS])
 
 
 @pytest.mark.parametrize("language", POLICY_PHRASES)

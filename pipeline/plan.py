@@ -26,6 +26,7 @@ from .filtering import FilterPart, KeySpec, documents_schema
 from .identity import FORMAT, identity_of, libraries, plain
 from .recipe import Recipe, Source
 from .saved import Index, open_index
+from .scatter import held_bytes
 from .sources import COMPRESSED_TIMES, Part, split_parts
 from .token_settings import check_settings, prompts_of
 
@@ -34,8 +35,8 @@ from .token_settings import check_settings, prompts_of
 WORKER_BASE_BYTES = 380 * 1024**2
 # ... run.batch_rows=100000: bytes held per byte of text in a batch (text, Arrow copies, words, hashes, signals) ...
 BATCH_FACTOR = 24
-# ... no steps, 2 GB: per byte of text in a shard while it is ordered and written.
-SHARD_FACTOR = 3
+# ... no steps, 2 GB: per byte of text that is put in order and written.
+ORDER_FACTOR = 3
 # Measured with benchmarks/dedup_growth.py: 609 MB at 300,000 documents, 699 at 800,000, 772 at 1,000,000.
 DRIVER_BASE_BYTES = 520 * 1024**2
 KEY_BYTES_PER_DOCUMENT = 250
@@ -113,8 +114,8 @@ class Plan:
     def worker_bytes(self) -> int:
         """Estimated peak memory of one worker process, which filters a batch or orders a shard."""
         batch = min(self.recipe.run.batch_bytes, max(source.text_bytes for source in self.sources))
-        shard = min(self.recipe.write.shard_bytes, sum(source.text_bytes for source in self.sources))
-        return WORKER_BASE_BYTES + max(BATCH_FACTOR * batch, SHARD_FACTOR * shard)
+        ordered = held_bytes(self.recipe.write, sum(source.text_bytes for source in self.sources))
+        return WORKER_BASE_BYTES + max(BATCH_FACTOR * batch, ORDER_FACTOR * ordered)
 
     @property
     def driver_bytes(self) -> int:

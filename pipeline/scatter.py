@@ -19,7 +19,8 @@ import numpy as np
 import pyarrow as pa
 
 from .batches import read_batches, write_batches
-from .shards import EPOCH, ShardPlan, read_copies, take_copies
+from .recipe import Write
+from .shards import EPOCH, ShardPlan, read_copies, slices_of, take_copies
 from .storage import Folder
 
 RUN_BYTES = 64 * 1024**2
@@ -73,6 +74,13 @@ def shard_of(key: np.ndarray, num_shards: int) -> np.ndarray:
     """int64 [rows]: the shard of each key; larger keys never lie in an earlier shard."""
     high = key >> np.uint64(32)
     return np.asarray((high * np.uint64(num_shards)) >> np.uint64(32), dtype=np.int64)
+
+
+def held_bytes(write: Write, text_bytes: int) -> int:
+    """Text that a job of a corpus of `text_bytes` has in order at one time: a run, a slice, or a whole shard."""
+    shard = min(write.shard_bytes, text_bytes)
+    slices = slices_of(shard, max(1, -(-text_bytes // write.shard_bytes)))
+    return max(min(RUN_BYTES, text_bytes), shard // slices) if write.shuffle else shard
 
 
 def scatter_name(part: int) -> str:

@@ -46,6 +46,11 @@ class PartSize:
     text_bytes: int
 
 
+def slices_of(shard_bytes: int, num_shards: int) -> int:
+    """Ranges of order keys that each of so many shards of so much text is cut into."""
+    return max(1, min(-(-shard_bytes // SLICE_BYTES), MOST_SLICES // num_shards))
+
+
 @dataclass(frozen=True)
 class ShardPlan:
     """How the corpus is cut. `parts`: those that give rows; `starts[i]`: bytes of text before `parts[i]`, of use
@@ -77,7 +82,7 @@ class ShardPlan:
     @property
     def slices(self) -> int:
         """Ranges of order keys that a shard is cut into."""
-        return max(1, min(-(-self.shard_bytes // SLICE_BYTES), MOST_SLICES // self.num_shards))
+        return slices_of(self.shard_bytes, self.num_shards)
 
     def shard_name(self, shard: int) -> str:
         return f"corpus/shard-{shard:05d}-of-{self.num_shards:05d}.{self.format}"

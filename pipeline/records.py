@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import pyarrow as pa
@@ -21,9 +22,6 @@ QUARANTINE = pa.schema(
         ("raw", pa.large_binary()),
     ]
 )
-
-
-_NONE = QUARANTINE.empty_table()
 
 
 @dataclass(frozen=True)
@@ -77,9 +75,14 @@ def place_ids(file: str, offsets: np.ndarray) -> pa.Array:
     return pc.utf8_replace_slice(numbers, 0, 0, f"{file}#")
 
 
+@cache
+def _no_problems() -> pa.Table:  # to make it brings pandas in
+    return QUARANTINE.empty_table()
+
+
 def quarantine_table(problems: list[Problem], shape: Shape) -> pa.Table:
     if not problems:
-        return _NONE
+        return _no_problems()
     columns = {
         "source": [shape.source] * len(problems),
         "file": [shape.file] * len(problems),

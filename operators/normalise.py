@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .byte_masks import below, lowest, masks
+from .byte_masks import below, copy_block, lowest, masks
 from .contract import TEXT, Kind, with_columns
 from .kernel import inline, kernel, lean
 
@@ -107,7 +107,18 @@ _LOOK = (
     ((0, 0xEF, 0xEF), (1, 0xBE, 0xBF)),
     ((0, 0xF0, 0xFF),),
 )
-_look = masks(_LOOK)
+_look_ascii = masks(_LOOK[:3], (((0, 0x80, 0xFF),),))
+_look = masks(_LOOK[3:])
+# Bytes that `_edit` has to look at: the others it copies.
+_special = masks(
+    (
+        ((0, 0x00, 0x1F),),
+        ((0, 0x7F, 0x7F),),
+        ((0, 0xC2, 0xC2),),
+        ((0, 0xE2, 0xE2),),
+        ((0, 0xEF, 0xFF),),
+    )
+)
 
 
 @inline
@@ -137,7 +148,10 @@ def _scan(
         need, after = 0, begin
         last: Any = 0  # canonical combining class of the code point that ends at `after`
         while begin < end:
-            bits = np.uint64(_look(data, begin)[0] & below(end - begin))
+            bits, high = _look_ascii(data, begin)
+            if high:
+                bits |= _look(data, begin)[0]
+            bits = np.uint64(bits & below(end - begin))
             while bits:
                 p = begin + lowest(bits)
                 bits = np.uint64(bits & (bits - np.uint64(1)))
@@ -188,11 +202,15 @@ def _edit(
     for row in range(rows):
         p, end, first = offsets[row], offsets[row + 1], w
         while p < end:
+            plain = min(lowest(_special(data, p)[0]), end - p)
+            if plain > 0 and p + 64 <= len(data) and w + 64 <= len(out):
+                copy_block(out, w, data, p)
+                w, p = w + plain, p + plain
+                continue
             b = data[p]
-            if 0x20 <= b < 0x7F or (0x80 <= b < 0xEF and b != 0xC2 and b != 0xE2):
+            if plain > 0:
                 out[w] = b
-                w += 1
-                p += 1
+                w, p = w + 1, p + 1
                 continue
             length = _newline_at(data, p, end) if on[0] else 0
             if length or b == 0x0A:
@@ -236,6 +254,18 @@ def _edited(column: pa.LargeStringArray, on: np.ndarray) -> tuple[pa.LargeString
     places = _edit(data, offsets, on, out, counts)
     buffers = [None, pa.py_buffer(places), pa.py_buffer(out[: places[-1]])]
     return pa.Array.from_buffers(pa.large_string(), len(column), buffers), counts
+
+
+def _replaced(column: pa.LargeStringArray, rows: np.ndarray, by: pa.LargeStringArray) -> pa.LargeStringArray:
+    """The column with other values in some rows (sorted): copied in as few pieces as there are, which is a memcpy each;
+    Arrow's `replace_with_mask` goes value by value."""
+    begins = np.flatnonzero(np.diff(rows, prepend=-2) != 1).tolist()  # of runs of rows
+    pieces, done = [], 0
+    for begin, end in zip(begins, [*begins[1:], len(rows)], strict=False):
+        row = int(rows[begin])
+        pieces += [column.slice(done, row - done), by.slice(begin, end - begin)]
+        done = row + end - begin
+    return pa.concat_arrays([*pieces, column.slice(done)])
 
 
 @dataclass(frozen=True)
@@ -300,8 +330,7 @@ class Normalise:
             before = some.take(pa.array(marked))
             after = pc.utf8_normalize(before, form="NFC")
             composed[rows[marked]] = pc.not_equal(before, after).to_numpy(zero_copy_only=False)
-            some = pc.replace_with_mask(some, pa.array((needs[rows] & _COMPOSE) > 0), after)
-            column = pc.replace_with_mask(column, pa.array(needs > 0), some)
+            column = _replaced(column, rows, _replaced(some, marked, after))
         columns = [("normalise.nfc", pa.array(composed))]
         columns += [(f"normalise.{name}", pa.array(counts[:, slot])) for slot, name in self._counted]
         return with_columns(table, [(TEXT, column), *columns])

@@ -35,7 +35,8 @@ _ARGS = (
     "rate",
 )
 EOS = b"</s>"
-LONGEST = 32  # characters of an n-gram, so that sixteen places of a word fit into a mask of bits
+LONGEST = 32  # characters of an n-gram: so many are laid behind a piece of a word
+FILTER = 1 << 12  # words of 32 bits that stay in the first-level cache
 
 
 class UnsupportedError(ValueError):
@@ -46,17 +47,18 @@ class Tables(NamedTuple):
     """A supervised model as the kernel wants it.
 
     Matrices are float32 with columns of 0 up to a multiple of 16. rows [words + n-grams, dim], n-grams by hash bucket;
-    outputs [labels, dim] (hierarchical: inner nodes); there uint32 [(words + bucket) / 32], a bit for each word and
-    then for each bucket that has a row; ranks uint32 [.], rows before those of each of `there`; keys uint64 [2^k]: the
-    dictionary's words and labels by their keys, 0 free, numbers int32 [2^k]: which they are, labels behind words; some
-    uint32 [2^12], a bit for the upper 17 bits of each of the keys; is_label uint8 [entries]; left, right int32
-    [2 * labels - 1], the tree of a hierarchical model (-1: a leaf); prefix uint8, what labels begin with; eos: the
-    number of the word "</s>" or -1; eos_key: its key.
+    outputs [labels, dim] (hierarchical: inner nodes); there uint32 [n * FILTER], a bit for each bucket that has a row;
+    filter uint32 [FILTER]: the parts of `there` joined, a bit for the lowest 17 of a bucket's number; ranks uint32 [.]:
+    the row of the first one of each of `there`; keys uint64 [2^k]: the dictionary's words and labels by their keys, 0
+    free, numbers int32 [2^k]: which they are, labels behind words; some uint32 [2^12], a bit for the upper 17 bits of
+    each of the keys; is_label uint8 [entries]; left, right int32 [2 * labels - 1], the tree of a hierarchical model
+    (-1: a leaf); prefix uint8, what labels begin with; eos: the number of the word "</s>" or -1; eos_key: its key.
     """
 
     rows: np.ndarray
     outputs: np.ndarray
     there: np.ndarray
+    filter: np.ndarray
     ranks: np.ndarray
     keys: np.ndarray
     numbers: np.ndarray
@@ -216,10 +218,9 @@ def read_classifier(data: np.ndarray, prefix: str) -> Classifier:
     if size != words + labels or labels < 1:
         raise ValueError(f"dictionary of {size} entries, want {words} words + {labels} labels")
     start, end = np.empty(size, np.int64), np.empty(size, np.int64)
-    at = _scan_entries(data, cursor.at, start, end)
-    if at < 0:
+    cursor.at = _scan_entries(data, cursor.at, start, end)
+    if cursor.at < 0:
         raise ValueError("torn dictionary")
-    cursor.at = at
     counts = np.array([data[e + 1 : e + 9].copy().view("<i8")[0] for e in end[words:]], np.int64)
     index = cursor.array("<i4", 2 * max(pruned, 0)).reshape(-1, 2)
     rows = _quantised(cursor) if (quantised := cursor.one("<u1")) else _dense(cursor)
@@ -241,6 +242,7 @@ def read_classifier(data: np.ndarray, prefix: str) -> Classifier:
         rows=rows,
         outputs=_padded(outputs),
         there=there,
+        filter=np.bitwise_or.reduce(there.reshape(-1, FILTER)),
         ranks=ranks,
         keys=keys,
         numbers=numbers,
@@ -274,12 +276,11 @@ def _grams(
         raise ValueError("an n-gram points past the matrix")
     if len(buckets) and not (0 <= buckets[0] <= buckets[-1] < max(bucket, 1) and np.diff(buckets).all()):
         raise ValueError("an n-gram outside the buckets, or twice")
-    bits = np.zeros(-(-(words + max(bucket, 1)) // 32) * 32, bool)
-    bits[:words] = True
-    bits[words + buckets] = True
+    bits = np.zeros(-(-max(bucket, 1) // (32 * FILTER)) * 32 * FILTER, bool)
+    bits[buckets] = True
     there = np.packbits(bits, bitorder="little").view("<u4").astype(np.uint32)
-    ranks = np.zeros(len(there), np.uint32)
-    ranks[1:] = np.cumsum(bits.reshape(-1, 32).sum(1))[:-1]
+    ranks = np.full(len(there), words, np.uint32)
+    ranks[1:] += np.cumsum(bits.reshape(-1, 32).sum(1), dtype=np.uint32)[:-1]
     if pruned < 0:
         return there, ranks, _padded(rows)
     return there, ranks, _padded(np.concatenate([rows[:words], rows[words:][places]]))

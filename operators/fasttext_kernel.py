@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .fasttext_file import HIERARCHICAL, SOFTMAX, Classifier, Tables, fnv
-from .fasttext_ngrams import Block, flush, has_row, new_block, push_word, row_of
+from .fasttext_ngrams import BLOCK, PIECE, Block, flush, has_row, lay_any, lay_ascii, new_block, row_of
 from .fasttext_outputs import best_leaf, best_sigmoid, best_softmax
 from .fasttext_rows import AHEAD, add_row, add_rows, aligned, clear_row
-from .fasttext_vectors import expect
-from .fasttext_words import find_words, word_key
-from .kernel import lean
+from .fasttext_vectors import LANES, expect
+from .fasttext_words import find_words, word_key, word_keys
+from .kernel import inline, lean
 
 _KEPT_BITS = 14
 _KEPT = 1 << _KEPT_BITS  # the sums of 16 floats fit into a megabyte of cache
@@ -30,7 +30,7 @@ _EOS = np.frombuffer(b"</s>", np.uint8)
 
 class Kept(NamedTuple):
     """Sums by word. slots uint64 [2 * _KEPT]: the key of a word (0: none) and its row, in turn; free uint64 [_ROOM]:
-    the other rows, for new words; sums float32 [_ROWS, dim], sizes int32 [_ROWS].
+    the other rows, for new words; sums float32 [_ROWS + 1, dim], the last one 0, sizes int32 [_ROWS].
     """
 
     slots: np.ndarray
@@ -42,7 +42,7 @@ class Kept(NamedTuple):
 class Line(NamedTuple):
     """Words in line. edges int64 [2 * _ROOM + 8]: start and end of each; part int64 [_ROOM, 2]: a document, and where
     its words end; key uint64 [_ROOM]; place uint64 [_ROOM + AHEAD]: a row of the kept sums; new uint32 [_ROOM]: those
-    whose sum is new; scratch.
+    whose sum is new; known int64 [2 * _ROOM]: of these the dictionary's, and which; scratch.
     """
 
     edges: np.ndarray
@@ -50,6 +50,7 @@ class Line(NamedTuple):
     key: np.ndarray
     place: np.ndarray
     new: np.ndarray
+    known: np.ndarray
     block: Block
 
 
@@ -57,14 +58,15 @@ def _new_kept(dim: int) -> Kept:
     slots = np.zeros(2 * _KEPT, np.uint64)
     slots[1::2] = np.arange(_KEPT)
     free = np.arange(_KEPT, _ROWS, dtype=np.uint64)
-    sums, sizes = aligned(_ROWS, dim), np.zeros(_ROWS, np.int32)
+    sums, sizes = aligned(_ROWS + 1, dim), np.zeros(_ROWS, np.int32)
     return Kept(slots, free, sums, sizes)
 
 
 def _new_line(maxn: int) -> Line:
     edges, part = np.zeros(2 * _ROOM + 8, np.int64), np.zeros((_ROOM, 2), np.int64)
     key, place = np.zeros(_ROOM, np.uint64), np.zeros(_ROOM + AHEAD, np.uint64)
-    return Line(edges, part, key, place, np.zeros(_ROOM, np.uint32), new_block(maxn))
+    new, known = np.zeros(_ROOM, np.uint32), np.zeros(2 * _ROOM, np.int64)
+    return Line(edges, part, key, place, new, known, new_block(maxn))
 
 
 @lean
@@ -79,51 +81,88 @@ def _find(key: np.uint64, keys: np.ndarray, numbers: np.ndarray) -> int:
     return -1
 
 
+@inline
+def _begins(data: np.ndarray, a: int, b: int, prefix: np.ndarray) -> bool:
+    """Whether the word data[a:b] begins like a label."""
+    k: Any = np.int64(0)
+    while k < len(prefix) and a + k < b and data[a + k] == prefix[k]:
+        k += 1
+    return bool(k == len(prefix))
+
+
 @lean
 def _is_label(
     data: np.ndarray, a: int, b: int, number: int, is_label: np.ndarray, prefix: np.ndarray
 ) -> bool:
     """Whether fastText takes the word for a label: one of the dictionary's, or what begins like one."""
-    if number >= 0:
-        return bool(is_label[number])
-    if b - a < len(prefix):
-        return False
-    for k in range(len(prefix)):  # noqa: SIM110 (numba compiles no generator)
-        if data[a + k] != prefix[k]:
-            return False
-    return True
+    return bool(is_label[number]) if number >= 0 else _begins(data, a, b, prefix)
+
+
+@lean
+def _find_new(new: int, t: Tables, line: Line) -> Any:
+    """The words among the new ones that the dictionary has, and which they are, to `line.known`; their count."""
+    key, new_words, known, some, keys = line.key, line.new, line.known, t.some, t.keys
+    count, mask = np.int64(0), np.uint64(len(t.keys) - 1)
+    for i in range(new):
+        w = new_words[np.uint64(i)]
+        known[2 * count] = w
+        count += has_row(some, np.uint32(key[w] >> np.uint64(47)))
+    for i in range(count):
+        expect(keys, np.int64(key[known[2 * i]] & mask))
+    found = np.int64(0)
+    for i in range(count):
+        w = known[2 * i]
+        known[2 * found], known[2 * found + 1] = w, _find(key[w], keys, t.numbers)
+        found += np.int64(known[2 * found + 1] >= 0)
+    return found
 
 
 @lean
 def _sum_new(data: np.ndarray, new: int, t: Tables, kept: Kept, line: Line) -> None:
     """The sums of the words that have none yet."""
-    edges, place, key, sums, sizes, block = (
+    edges, place, sums, sizes, block, known, new_words = (
         line.edges,
         line.place,
-        line.key,
         kept.sums,
         kept.sizes,
         line.block,
-    )
-    keys, numbers, prefix, is_label, some, new_words = (
-        t.keys,
-        t.numbers,
-        t.prefix,
-        t.is_label,
-        t.some,
+        line.known,
         line.new,
     )
+    is_label, rows = t.is_label, t.rows
+    found = _find_new(new, t, line)
+    for i in range(found):
+        if is_label[known[2 * i + 1]]:
+            edges[2 * known[2 * i] + 1] = edges[2 * known[2 * i]]
     for i in range(new):
-        w = new_words[i]
-        a, b, row = edges[np.uint32(2) * w], edges[np.uint32(2) * w + np.uint32(1)], place[w]
-        number = -1
-        if has_row(some, np.uint32(key[w] >> np.uint64(47))):
-            number = _find(key[w], keys, numbers)
-        sizes[row] = 0
+        row = np.int64(place[new_words[np.uint64(i)]])
+        sizes[np.uint64(row)] = 0
         clear_row(sums, row)
-        if not _is_label(data, a, b, number, is_label, prefix):
-            push_word(data, a, b, row, number, block, t, sums, sizes)
-    flush(block, t, sums, sizes)
+    others: Any = np.int64(0)
+    done: Any = np.int64(0)
+    at: Any
+    while done < new:
+        done, others, at = lay_ascii(
+            data, edges, place, new_words, done, new, others, t.prefix, block.chars, block.owner
+        )
+        flush(block, at, at, t, sums, sizes)
+    at = np.int64(LANES)
+    for i in range(others):
+        w = new_words[np.uint64(i)]
+        a, b, row = edges[2 * np.int64(w)], edges[2 * np.int64(w) + 1], np.int64(place[w])
+        if a == b or (_begins(data, a, b, t.prefix) and _find(line.key[w], t.keys, t.numbers) < 0):
+            continue
+        if at + min(b - a + 2, PIECE) > LANES + BLOCK:
+            flush(block, at, at, t, sums, sizes)
+            at = np.int64(LANES)
+        at = lay_any(data, a, b, at, row, block, t, sums, sizes)
+    if at > LANES:
+        flush(block, at, at, t, sums, sizes)
+    for i in range(found):
+        w, number = known[2 * i], known[2 * i + 1]
+        if not is_label[number]:
+            add_row(sums, np.int64(place[w]), rows, number)
+            sizes[place[w]] += np.int32(1)
 
 
 @lean
@@ -138,9 +177,9 @@ def _look_up(data: np.ndarray, words: int, eos: np.uint64, kept: Kept, line: Lin
         kept.free,
     )
     ends = False
+    word_keys(data, edges, words, keys)
     for w in range(words):
-        key = word_key(data, edges[2 * w], edges[2 * w + 1])
-        keys[w] = key
+        key = keys[np.uint64(w)]
         ends |= key == eos
         expect(slots, np.int64(key >> np.uint64(64 - _KEPT_BITS)) * 2)
     new = np.uint64(0)
@@ -182,11 +221,8 @@ def _settle(
                 stop += 1
             if stop < last:
                 ended = document
-        added = np.int64(0)
-        for w in range(first, stop):
-            added += sizes[place[w]]
+        added = add_rows(hidden, document, sums, place, first, stop, sizes)
         count[document] = max(count[document], 0) + added
-        add_rows(hidden, document, sums, place, first, stop)
         first = last
     return ended
 
@@ -261,7 +297,7 @@ def _add_word_ngrams(
         h64 = np.uint64(np.int64(np.int32(hashes[i])))
         for j in range(i + 1, min(i + t.word_ngrams, words)):
             h64 = np.uint64(np.uint64(h64 * np.uint64(116049371)) + np.uint64(np.int64(np.int32(hashes[j]))))
-            bucket = np.uint32(h64 % np.uint64(t.bucket)) + np.uint32(t.words)
+            bucket = np.uint32(h64 % np.uint64(t.bucket))
             if has_row(t.there, bucket):
                 add_row(hidden, document, t.rows, row_of(t.there, t.ranks, bucket))
                 added += 1

@@ -1,9 +1,10 @@
 """The character n-grams of many words at once, sixteen places side by side.
 
-Words are laid one behind the other in a block of characters. At sixteen places of a word at a time the n-grams that
-begin there are hashed, and those that have a vector in the model are picked out: by group of sixteen places of the
-word, then by length, then by place, so that a word's sum does not depend on what else is in the block. Hashing and
-adding have no loop per word: its end cannot be foreseen, and a wrong guess costs as much as the hashing.
+Words are laid one behind the other in a block of characters, each character beside the row of the word's sum. Length
+by length the n-grams that begin at each place of the block are hashed, and those that have a vector in the model are
+picked out: first by a small table that most of the others do not pass, then by the whole one. A word's n-grams are
+added by length, then by place, so that its sum does not depend on what else is in the block. Nothing has a loop per
+word: its end cannot be foreseen, and a wrong guess costs as much as the hashing.
 """
 
 from __future__ import annotations
@@ -13,53 +14,54 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .byte_masks import bits_in, lowest
-from .fasttext_file import Tables
+from .fasttext_file import FILTER, LONGEST, Tables
 from .fasttext_rows import AHEAD, sum_rows
 from .fasttext_vectors import (
     LANES,
+    bytes_of,
+    characters,
     every,
     fill,
     hash_bytes,
     keep,
+    larger,
     load,
+    ranks_of,
     remainder,
+    same,
+    store,
     test_bits,
     widen,
 )
 from .hashing import word32
 from .kernel import inline, lean
 
-_BLOCK = 2048
-_GROUPS = 512
-_PIECE = 512  # characters, a multiple of sixteen: a longer word is cut, always at the same places of it
-_FIRST, _LAST = 1, 2
+BLOCK = 1024
+PIECE = 512  # characters: a longer word is cut, always at the same places of it
+_ROOM = LANES + BLOCK + PIECE + LONGEST + 2 * LANES
+_NONE = np.uint32(0xFFFFFFFF)
 _BOW, _EOW = np.uint32(0x3C), np.uint32(0x3E)
-_AT, _INSIDE, _EDGE, _ROW, _STEPS, _NUMBER = range(6)
+_ALL = np.uint64(0xFFFF)
+_SHORT = 126
+_WITHIN = np.uint32(32 * FILTER - 1)
 
 
 class Block(NamedTuple):
-    """Scratch. chars uint32 [.]: the UTF-8 bytes of a character, first byte lowest; groups int64 [_GROUPS, 6]: where in
-    chars, a bit for each character from there on to the word's end, those of its < and >, row of `sums`, most bytes
-    of a character, number of the word itself or -1; found uint32 [.]: what `there` has a bit for, then its rows;
-    target uint32 [.]: the rows of `sums` to which they are added; state int64 [2]: characters, groups.
+    """Scratch, characters from place 16 on. chars uint32 [.]: the UTF-8 bytes of each, first byte lowest; owner
+    uint32 [.]: its row of the sums; hashes uint32 [.]: of the n-grams that begin there; found uint32 [.]: n-grams,
+    then rows; target uint32 [.]: the rows of the sums to which they are added.
     """
 
     chars: np.ndarray
-    groups: np.ndarray
+    owner: np.ndarray
+    hashes: np.ndarray
     found: np.ndarray
     target: np.ndarray
-    state: np.ndarray
 
 
 def new_block(maxn: int) -> Block:
-    room = max(maxn, 1) * _GROUPS * LANES + _GROUPS + AHEAD + LANES
-    return Block(
-        np.zeros(_BLOCK + maxn + 2 * LANES, np.uint32),
-        np.zeros((_GROUPS, 6), np.int64),
-        np.zeros(room, np.uint32),
-        np.zeros(room, np.uint32),
-        np.zeros(2, np.int64),
-    )
+    room = max(maxn, 1) * _ROOM + AHEAD
+    return Block(*(np.zeros(size, np.uint32) for size in (_ROOM, _ROOM, _ROOM, room, room)))
 
 
 @inline
@@ -77,79 +79,66 @@ def row_of(there: np.ndarray, ranks: np.ndarray, bucket: np.uint32) -> np.int64:
 
 
 @inline
-def _first(n: int) -> np.uint64:
-    """The lowest n of 62 bits, none for n <= 0."""
-    return np.uint64((np.int64(1) << min(max(n, 0), 62)) - 1)
+def _first(n: Any) -> np.uint64:
+    """The lowest n of sixteen bits, none for n <= 0."""
+    return _ALL >> np.uint64(LANES - min(max(n, 0), LANES))
 
 
 @lean
-def _pick(block: Block, t: Tables, sizes: np.ndarray) -> np.int64:
-    """The words themselves and their n-grams, those that have a vector; how many."""
-    chars, group, found, target, there = block.chars, block.groups, block.found, block.target, t.there
-    minn, maxn, size = t.minn, t.maxn, np.uint32(t.bucket)
-    inverse = np.uint32(min((1 << 32) // t.bucket, (1 << 32) - 1))
-    first = every(np.uint32(t.words))
-    count = np.uint64(0)
-    for g in range(block.state[1]):
-        at, row, before = group[g, _AT], group[g, _ROW], count
-        places = np.uint64(group[g, _INSIDE])
-        found[count] = group[g, _NUMBER]
-        count += np.uint64(group[g, _NUMBER] >= 0)
-        h = every(np.uint32(2166136261))
-        for k in range(maxn):
-            h = hash_bytes(h, load(chars, at + k), group[g, _STEPS])
-            if k + 1 >= minn:
-                inside = (places >> np.uint64(k)) & np.uint64(0xFFFF)
-                if k == 0:
-                    inside &= ~np.uint64(group[g, _EDGE])
-                bucket = remainder(h, size, inverse, first)
-                inside = test_bits(there, bucket, inside)
-                keep(found, count, bucket, inside)
-                count += np.uint64(bits_in(inside))
-        for done in range(before, count, np.uint64(LANES)):
-            fill(target, done, row)
-        sizes[row] += np.int32(count - before)
-    return np.int64(count)
-
-
-@lean
-def flush(block: Block, t: Tables, sums: np.ndarray, sizes: np.ndarray) -> None:
-    """Add what is in the block to the sums of its words."""
-    found, there, ranks = block.found, t.there, t.ranks
-    count = _pick(block, t, sizes)
-    for j in range(count):
-        found[j] = row_of(there, ranks, found[j])
-    sum_rows(sums, block.target, t.rows, found, count)
-    block.state[0] = block.state[1] = 0
-
-
-@inline
-def _close(
-    groups: np.ndarray, state: np.ndarray, held: int, row: int, top: np.uint32, number: int, edges: int
-) -> None:
-    """The next `held` characters are a word, or a piece of one; `edges`: has it the < (1), the > (2)."""
-    at, g = state[0], state[1]
-    steps = (
-        1
-        + np.int64(top > np.uint32(0xFF))
-        + np.int64(top > np.uint32(0xFFFF))
-        + np.int64(top > np.uint32(0xFFFFFF))
+def _pick(block: Block, limit: int, t: Tables) -> np.int64:
+    """The n-grams that begin before `limit` and pass the filter, by length and then by place; how many."""
+    chars, owner, hashes, found, target, table = (
+        block.chars,
+        block.owner,
+        block.hashes,
+        block.found,
+        block.target,
+        t.filter,
     )
-    places = held if edges & _LAST else _PIECE
-    left = 0
-    while True:
-        groups[g, _AT], groups[g, _INSIDE], groups[g, _ROW] = at + left, np.int64(_first(held - left)), row
-        groups[g, _STEPS], groups[g, _NUMBER] = steps, number
-        edge = np.int64(edges & _FIRST and left == 0)
-        if edges & _LAST:
-            edge |= np.int64(1) << min(held - 1 - left, 62)
-        groups[g, _EDGE] = edge
-        g += 1
-        left += LANES
-        if left >= places:
-            break
-        number = -1
-    state[0], state[1] = at + held, g
+    size, inverse = np.uint32(t.bucket), np.uint32(min((1 << 32) // t.bucket, (1 << 32) - 1))
+    top = every(np.uint32(0))
+    for at in range(LANES, limit + t.maxn, LANES):
+        top = larger(top, load(chars, at))
+    steps = bytes_of(top)
+    count = np.int64(0)
+    for k in range(t.maxn):
+        for at in range(LANES, limit, LANES):
+            h = hash_bytes(load(hashes, at), load(chars, at + k), steps)
+            store(hashes, at, h)
+            if k + 1 >= t.minn:
+                inside = same(owner, at, at + k) & _first(limit - at)
+                if k == 0:
+                    inside &= same(owner, at, at - 1) & same(owner, at, at + 1)
+                bucket = remainder(h, size, inverse)
+                inside = test_bits(table, bucket, _WITHIN, inside)
+                keep(found, count, bucket, inside)
+                keep(target, count, load(owner, at), inside)
+                count += bits_in(inside)
+    return count
+
+
+@lean
+def flush(block: Block, end: int, limit: int, t: Tables, sums: np.ndarray, sizes: np.ndarray) -> None:
+    """Add the n-grams of the block's words, characters up to `end`, that begin before `limit` to their sums."""
+    owner, found, target, there, ranks = block.owner, block.found, block.target, t.there, t.ranks
+    for at in range(end, end + LONGEST + LANES, LANES):
+        fill(owner, at, _NONE)
+    for at in range(LANES, limit, LANES):
+        fill(block.hashes, at, np.uint32(2166136261))
+    some = _pick(block, limit, t)
+    count = np.int64(0)
+    for j in range(0, some, LANES):
+        bucket, own = load(found, j), load(target, j)
+        inside = test_bits(there, bucket, _NONE, _first(some - j))
+        keep(found, count, bucket, inside)
+        keep(target, count, own, inside)
+        count += bits_in(inside)
+    for j in range(0, count, LANES):
+        store(found, j, ranks_of(there, ranks, load(found, j), _first(count - j)))
+    for j in range(count):
+        sizes[target[np.uint64(j)]] += np.int32(1)
+    sum_rows(sums, target, t.rows, found, count)
+    owner[LANES - 1] = _NONE
 
 
 @inline
@@ -171,68 +160,85 @@ def _character(data: np.ndarray, p: int, stop: int) -> tuple[np.uint32, int]:
 
 
 @lean
-def _lay_any(
+def lay_any(
     data: np.ndarray,
     p: int,
     stop: int,
-    whole: bool,
-    row: int,
-    number: int,
-    maxn: int,
-    chars: np.ndarray,
-    groups: np.ndarray,
-    state: np.ndarray,
-) -> int:
-    """Lay a word of any characters into the block, or the next piece of it; where the one after it begins, -1: none."""
-    at, after = state[0], p
-    held: Any = np.int64(0)
-    edges = _FIRST if whole else 0
-    if whole:
-        chars[at] = _BOW
-        held += 1
-    top = np.uint32(0)
-    while p < stop:
-        if held == _PIECE:
-            after = p
-        if held == _PIECE + max(maxn, 1) - 1:
-            _close(groups, state, held, row, top, number, edges)
-            return after
-        c, p = _character(data, p, stop)
-        top |= c
-        chars[at + held] = c
-        held += 1
-    chars[at + held] = _EOW
-    _close(groups, state, held + 1, row, top, number, edges | _LAST)
-    return -1
-
-
-@inline
-def push_word(
-    data: np.ndarray,
-    a: int,
-    stop: int,
-    row: int,
-    number: int,
+    at: Any,
+    row: Any,
     block: Block,
     t: Tables,
     sums: np.ndarray,
     sizes: np.ndarray,
-) -> None:
-    """Lay the word data[a:stop] into the block: its vector (-1: none) and its n-grams' go to sums[row], which is 0."""
-    chars, groups, state, maxn = block.chars, block.groups, block.state, t.maxn
-    if state[0] + _PIECE + maxn + 1 > _BLOCK or state[1] + _PIECE // LANES + 2 > _GROUPS:
-        flush(block, t, sums, sizes)
-    at, size = state[0], stop - a
-    high = np.uint64(1)
-    if size + 2 <= _PIECE and stop + LANES <= len(data):
-        high = widen(data, a, chars, at + 1) & _first(min(size, LANES))
-        for k in range(LANES, size, LANES):
-            high |= widen(data, a + k, chars, at + 1 + k) & _first(min(size - k, LANES))
-    if high == np.uint64(0):
-        chars[at], chars[at + size + 1] = _BOW, _EOW
-        _close(groups, state, size + 2, row, np.uint32(0), number, _FIRST | _LAST)
-    else:
-        p = _lay_any(data, a, stop, True, row, number, maxn, chars, groups, state)
-        while p >= 0:
-            flush(block, t, sums, sizes)
-            p = _lay_any(data, p, stop, False, row, -1, maxn, chars, groups, state)
+) -> Any:
+    """Lay the word data[p:stop] of any characters into the block from place `at` on; the place behind it.
+
+    There must be room for a piece; one that is not the last is flushed at once.
+    """
+    chars, owner = block.chars, block.owner
+    behind = max(t.maxn - 1, 1)
+    chars[at] = _BOW
+    n: Any = np.int64(at + 1)
+    while p < stop:
+        if p + 2 * LANES <= len(data):
+            n += characters(data, p, stop, chars, n)
+            p += LANES
+        elif (data[p] & 0xC0) == 0x80:
+            p += 1
+        else:
+            chars[n], p = _character(data, p, stop)
+            n += 1
+        if n >= at + PIECE + behind:
+            for k in range(at, n, LANES):
+                fill(owner, k, np.uint32(row))
+            flush(block, n, at + PIECE, t, sums, sizes)
+            for k in range(0, n - at - PIECE, LANES):
+                store(chars, LANES + k, load(chars, at + PIECE + k))
+            n -= at + PIECE - LANES
+            at = LANES
+            owner[at - 1] = row
+    chars[n] = _EOW
+    n += 1
+    for k in range(at, n, LANES):
+        fill(owner, k, np.uint32(row))
+    return n
+
+
+@lean
+def lay_ascii(
+    data: np.ndarray,
+    edges: np.ndarray,
+    place: np.ndarray,
+    words: np.ndarray,
+    i: Any,
+    stop: int,
+    others: Any,
+    prefix: np.ndarray,
+    chars: np.ndarray,
+    owner: np.ndarray,
+) -> tuple[Any, Any, Any]:
+    """Lay the words words[i:stop] into the block until it is full, but for those that are long or not ASCII, or may be
+    labels: they go to words[others:]. The next i, the next `others` and the place behind the last character."""
+    at: Any = np.int64(LANES)
+    first = prefix[0]
+    while i < stop:
+        w = np.int64(words[np.uint64(i)])
+        a = edges[np.uint64(2 * w)]
+        size = edges[np.uint64(2 * w + 1)] - a
+        plain = 0 < size <= _SHORT and a + size + LANES <= len(data) and data[np.uint64(a)] != first
+        high = np.uint64(1)
+        if plain:
+            if at + size + 2 > LANES + BLOCK:
+                break
+            row = np.uint32(place[np.uint64(w)])
+            high = widen(data, a, chars, at + 1) & (_ALL >> np.uint64(LANES - min(size, LANES)))
+            fill(owner, at, row)
+            for k in range(LANES, size + 2, LANES):
+                high |= widen(data, a + k, chars, at + 1 + k) & _first(size - k)
+                fill(owner, at + k, row)
+            chars[np.uint64(at)], chars[np.uint64(at + size + 1)] = _BOW, _EOW
+        words[np.uint64(others)] = w
+        i += 1
+        others += np.int64(high != np.uint64(0))
+        at += 0 if high else size + 2
+    return i, others, at

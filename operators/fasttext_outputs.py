@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from .fasttext_rows import dot
 from .kernel import lean
 
 
@@ -33,10 +34,7 @@ def best_leaf(
             if best < 0 or score > best_score:
                 best, best_score = node, score
             continue
-        dot = np.float32(0.0)
-        for d in range(len(hidden)):
-            dot += outputs[node - labels, d] * hidden[d]
-        f = np.float32(1.0 / (1.0 + np.float64(np.exp(np.float32(-dot)))))
+        f = np.float32(1.0 / (1.0 + np.float64(np.exp(np.float32(-dot(hidden, outputs, node - labels))))))
         stack[top], scores[top] = right[node], np.float32(score + np.float32(math.log(f + 1e-5)))
         stack[top + 1] = left[node]
         scores[top + 1] = np.float32(score + np.float32(math.log(np.float32(1.0 - f) + 1e-5)))
@@ -49,11 +47,8 @@ def best_softmax(hidden: np.ndarray, outputs: np.ndarray, values: np.ndarray) ->
     """The label of the largest output and its softmax."""
     best = 0
     for label in range(len(outputs)):
-        dot = np.float32(0.0)
-        for d in range(len(hidden)):
-            dot += outputs[label, d] * hidden[d]
-        values[label] = dot
-        if dot > values[best]:
+        values[label] = dot(hidden, outputs, label)
+        if values[label] > values[best]:
             best = label
     total = np.float32(0.0)
     for label in range(len(outputs)):
@@ -66,15 +61,15 @@ def best_sigmoid(hidden: np.ndarray, outputs: np.ndarray) -> tuple[int, float]:
     """The label of the largest sigmoid by fastText's table of 512 steps; of equal ones the last, as in its heap."""
     best, most = -1, -1
     for label in range(len(outputs)):
-        dot = np.float32(0.0)
+        x = np.float32(0.0)  # in fastText's order: the steps of its table are wide
         for d in range(len(hidden)):
-            dot += outputs[label, d] * hidden[d]
-        if dot < -8:
+            x += outputs[label, d] * hidden[d]
+        if x < -8:
             step = 0
-        elif dot > 8:
+        elif x > 8:
             step = 514
         else:
-            step = int(np.float32(dot + 8) * 512 / 8 / 2) + 1
+            step = int(np.float32(x + 8) * 512 / 8 / 2) + 1
         if step >= most:
             best, most = label, step
     if most == 0:

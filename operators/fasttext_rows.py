@@ -68,12 +68,24 @@ def clear_row(typing: Any, to: Any, i: Any) -> Any:
 
     def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         array = _array(context, builder, signature, values, 0)
-        zeros = ir.Constant(_ROW, [0.0] * WIDTH)
+        zero = ir.Constant(_ROW, [0.0] * WIDTH)
         _each(
             builder,
             array,
-            lambda column: builder.store(zeros, _at(builder, array, values[1], column), align=4),
+            lambda column: builder.store(zero, _at(builder, array, values[1], column), align=4),
         )
+        return context.get_dummy_value()
+
+    return types.void(to, types.int64), emit
+
+
+@intrinsic
+def expect_row(typing: Any, to: Any, i: Any) -> Any:
+    """In a kernel: ask for the first cache line of to[i]."""
+
+    def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        array = _array(context, builder, signature, values, 0)
+        prefetch(builder, _at(builder, array, values[1], ir.Constant(values[1].type, 0)))
         return context.get_dummy_value()
 
     return types.void(to, types.int64), emit
@@ -98,58 +110,68 @@ def add_row(typing: Any, to: Any, i: Any, rows: Any, j: Any) -> Any:
 
 
 @intrinsic
-def add_rows(typing: Any, to: Any, i: Any, rows: Any, index: Any, first: Any, last: Any) -> Any:
-    """In a kernel: to[i] += rows[index[k]] for k = first .. last - 1, one after the other in float32.
+def add_rows(typing: Any, to: Any, i: Any, rows: Any, index: Any, first: Any, last: Any, sizes: Any) -> Any:
+    """In a kernel: to[i] += rows[index[k]] for k = first .. last - 1, one after the other in float32; the sum of
+    sizes[index[k]].
 
     `to`, `rows`: float32 [., dim], contiguous, dim a multiple of 16; `index`: integers [last + AHEAD] or longer, those
-    from `last` on of any value.
+    from `last` on of any value; `sizes`: int32.
     """
 
     def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        to, rows, index = (_array(context, builder, signature, values, n) for n in (0, 2, 3))
-        first, last = values[4:]
+        to, rows, index, sizes = (_array(context, builder, signature, values, n) for n in (0, 2, 3, 6))
+        first, last = values[4:6]
+        none = ir.Constant(ir.IntType(64), 0)
+        count = cgutils.alloca_once_value(builder, none)
 
         def one(column: Any) -> None:
             target = _at(builder, to, values[1], column)
             held = cgutils.alloca_once_value(builder, builder.load(target, align=4))
+            builder.store(none, count)
             with cgutils.for_range_slice(builder, first, last, ir.Constant(first.type, 1)) as (k, _):
                 _ask(builder, rows, index, k, column)
-                more = builder.load(_at(builder, rows, _number(builder, index, k), column), align=4)
+                number = _number(builder, index, k)
+                size = builder.load(builder.gep(sizes.data, [number]))
+                builder.store(builder.add(builder.load(count), builder.sext(size, none.type)), count)
+                more = builder.load(_at(builder, rows, number, column), align=4)
                 builder.store(builder.fadd(builder.load(held), more), held)
             builder.store(builder.load(held), target, align=4)
 
         _each(builder, to, one)
-        return context.get_dummy_value()
+        return builder.load(count)
 
-    return types.void(to, types.int64, rows, index, types.int64, types.int64), emit
+    return types.int64(to, types.int64, rows, index, types.int64, types.int64, sizes), emit
 
 
 @intrinsic
 def sum_rows(typing: Any, to: Any, target: Any, rows: Any, index: Any, count: Any) -> Any:
     """In a kernel: to[target[k]] += rows[index[k]] for k = 0 .. count - 1, one after the other in float32.
 
-    Equal targets are neighbours, and but for the first of them to[target] is 0 before, which is not read: there is no
-    loop per target, whose end could not be foreseen. `target`, `index`: uint32 [count + AHEAD] or longer.
+    There is no loop per target, whose end could not be foreseen; a sum that goes on is not read back, which would
+    take as long as three additions: the last row of `to`, which must be 0, is read for it. `target`, `index`: uint32
+    [count + AHEAD] or longer.
     """
 
     def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         to, target, rows, index = (_array(context, builder, signature, values, n) for n in range(4))
         start = ir.Constant(values[4].type, 0)
+        none = builder.trunc(
+            builder.sub(builder.extract_value(to.shape, 0), ir.Constant(start.type, 1)), _INT32
+        )
 
         def one(column: Any) -> None:
-            before = _number(builder, target, start)
-            held = cgutils.alloca_once_value(builder, builder.load(_at(builder, to, before, column), align=4))
-            last = cgutils.alloca_once_value(builder, before)
+            held = cgutils.alloca_once_value(builder, ir.Constant(_ROW, [0.0] * WIDTH))
+            last = cgutils.alloca_once_value(builder, none)
             with cgutils.for_range_slice(builder, start, values[4], ir.Constant(start.type, 1)) as (k, _):
                 _ask(builder, rows, index, k, column)
                 own = _number(builder, target, k)
-                same = builder.sext(builder.icmp_unsigned("==", own, builder.load(last)), _INT32)
+                same = builder.icmp_unsigned("==", own, builder.load(last))
                 builder.store(own, last)
-                bits = builder.and_(
-                    builder.bitcast(builder.load(held), _BITS), copies(builder, same, WIDTH).value
-                )
+                before = builder.load(_at(builder, to, builder.select(same, none, own), column), align=4)
                 row = builder.load(_at(builder, rows, _number(builder, index, k), column), align=4)
-                total = builder.fadd(builder.bitcast(bits, _ROW), row)
+                more = builder.fadd(before, row)
+                goes_on = copies(builder, same, WIDTH).value
+                total = builder.select(goes_on, builder.fadd(builder.load(held), more), more)
                 builder.store(total, held)
                 builder.store(total, _at(builder, to, own, column), align=4)
 
@@ -157,3 +179,31 @@ def sum_rows(typing: Any, to: Any, target: Any, rows: Any, index: Any, count: An
         return context.get_dummy_value()
 
     return types.void(to, target, rows, index, types.int64), emit
+
+
+@intrinsic
+def dot(typing: Any, vector: Any, rows: Any, i: Any) -> Any:
+    """In a kernel: the sum of vector * rows[i] in float32, sixteen sums side by side, then halves added to halves."""
+
+    def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        vector, rows = (_array(context, builder, signature, values, n) for n in (0, 1))
+        held = cgutils.alloca_once_value(builder, ir.Constant(_ROW, [0.0] * WIDTH))
+
+        def one(column: Any) -> None:
+            place = builder.bitcast(builder.gep(vector.data, [column]), _ROW.as_pointer())
+            row = builder.load(_at(builder, rows, values[2], column), align=4)
+            product = builder.fmul(builder.load(place, align=4), row)
+            builder.store(builder.fadd(builder.load(held), product), held)
+
+        _each(builder, rows, one)
+        total = builder.load(held)
+        for half in (8, 4, 2, 1):
+            lower, upper = (
+                ir.Constant(ir.VectorType(_INT32, half), [k + i for i in range(half)]) for k in (0, half)
+            )
+            total = builder.fadd(
+                builder.shuffle_vector(total, total, lower), builder.shuffle_vector(total, total, upper)
+            )
+        return builder.extract_element(total, ir.Constant(_INT32, 0))
+
+    return types.float32(vector, rows, types.int64), emit

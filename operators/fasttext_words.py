@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from .byte_masks import bits_in, masks
-from .fasttext_vectors import expect, fold
+from .byte_masks import bits_in, lowest, masks
+from .fasttext_vectors import SEED, expect, mix, mix_words
 from .hashing import word64
 from .kernel import inline, lean
 from .lanes import put_places
 
-# The lowest byte of each is a space, which no byte of a word equals: what is multiplied is never 0.
-_A, _B, _C = np.uint64(0xA0761D6478BD6420), np.uint64(0xE7037ED1A0B42820), np.uint64(0x8EBC6AF09C88C620)
 _ALL = np.uint64(0xFFFFFFFFFFFFFFFF)
 
 
@@ -48,21 +46,31 @@ def find_words(
 
 
 @inline
-def _bytes(data: np.ndarray, p: int, left: int) -> np.uint64:
-    """Eight bytes from p on, 0 behind the first `left`."""
-    x = word64(data, p) if p + 8 <= len(data) else _some_bytes(data, p)
-    half = np.uint64(32 - 4 * min(max(left, 0), 8))
-    return x & ((_ALL >> half) >> half)
-
-
-@inline
 def word_key(data: np.ndarray, a: int, b: int) -> np.uint64:
-    """A number of 64 bits that stands for the word data[a:b], which is not empty. Never 0."""
-    h, p = _A, a
+    """A number of 64 bits that stands for the word data[a:b], which is not empty."""
+    h: np.uint64 = np.uint64(SEED)
+    p = a
     while True:
-        h = fold(h ^ _bytes(data, p, b - p), _B ^ _bytes(data, p + 8, b - p - 8))
+        if p + 16 <= len(data):
+            h = mix(h, word64(data, p), word64(data, p + 8), b - p)
+        else:
+            h = mix(h, _some_bytes(data, p), _some_bytes(data, p + 8), b - p)
         p += 16
         if p >= b:
             break
-    h = fold(h ^ _A, _C)
-    return np.uint64(h + np.uint64(h == np.uint64(0)))
+    return h
+
+
+@lean
+def word_keys(data: np.ndarray, edges: np.ndarray, words: int, keys: np.ndarray) -> None:
+    """keys[w] = the key of each of the words, whose starts and ends are `edges`."""
+    done = np.int64(0)
+    while done + 8 <= words and edges[2 * done + 14] + 16 <= len(data):
+        long = mix_words(data, edges, 2 * done, keys, done)
+        while long:
+            w = done + lowest(long)
+            keys[w] = word_key(data, edges[2 * w], edges[2 * w + 1])
+            long &= long - np.uint64(1)
+        done += 8
+    for w in range(done, words):
+        keys[w] = word_key(data, edges[2 * w], edges[2 * w + 1])

@@ -18,7 +18,7 @@ from malmoi.operators import language
 from malmoi.operators.fasttext_file import UnsupportedError, fnv, read_classifier
 from malmoi.operators.fasttext_kernel import predict_batch
 from malmoi.operators.fasttext_rows import AHEAD, add_rows, aligned, sum_rows
-from malmoi.operators.fasttext_vectors import LANES, every, keep, load, remainder
+from malmoi.operators.fasttext_vectors import LANES, characters, keep, load, remainder
 from malmoi.operators.kernel import lean
 from malmoi.operators.language import Model, load_model, model_path, predict
 from malmoi.operators.normalise import text_buffers
@@ -219,13 +219,17 @@ def test_rows_are_added_one_after_the_other(dim, kind) -> None:
     rows[:] = draw.normal(size=rows.shape)
     index = np.concatenate([draw.integers(0, 50, 90), np.full(AHEAD, 2**31)]).astype(kind)
 
+    sizes = draw.integers(0, 9, 50).astype(np.int32)
+
     @lean
-    def added(to: np.ndarray, rows: np.ndarray, index: np.ndarray, first: int, last: int) -> None:
-        add_rows(to, 1, rows, index, first, last)
+    def added(
+        to: np.ndarray, rows: np.ndarray, index: np.ndarray, first: int, last: int, sizes: np.ndarray
+    ) -> int:
+        return add_rows(to, 1, rows, index, first, last, sizes)
 
     for first, last in [(0, 90), (7, 8), (40, 40), (89, 90)]:
         to, want = aligned(3, dim) + np.float32(1), aligned(3, dim) + np.float32(1)
-        added(to, rows, index, first, last)
+        assert added(to, rows, index, first, last, sizes) == sizes[index[first:last]].sum()
         for k in range(first, last):
             want[1] += rows[index[k]]
         assert to.tobytes() == want.tobytes()
@@ -234,18 +238,16 @@ def test_rows_are_added_one_after_the_other(dim, kind) -> None:
 @pytest.mark.parametrize("dim", [16, 48])
 def test_rows_are_added_to_the_target_of_each(dim) -> None:
     draw = np.random.default_rng(dim)
-    rows, to = aligned(50, dim), aligned(40, dim)
-    rows[:], to[:] = draw.normal(size=rows.shape), np.nan
+    rows, to = aligned(50, dim), aligned(41, dim)
+    rows[:], to[:-1] = draw.normal(size=rows.shape), draw.normal(size=(40, dim))
     index = np.concatenate([draw.integers(0, 50, 200), np.full(AHEAD, 2**31)]).astype(np.uint32)
-    target = np.repeat(draw.permutation(40), 5).astype(np.uint32)
+    target = np.repeat(draw.integers(0, 40, 100), 2).astype(np.uint32)
 
     @lean
     def summed(to: np.ndarray, target: np.ndarray, rows: np.ndarray, index: np.ndarray, count: int) -> None:
         sum_rows(to, target, rows, index, count)
 
-    to[target[0]] = 1
-    want = np.zeros_like(to)
-    want[target[0]] = 1
+    want = to.copy()
     for k in range(200):
         want[target[k]] += rows[index[k]]
     summed(to, np.concatenate([target, np.zeros(AHEAD, np.uint32)]), rows, index, 200)
@@ -253,10 +255,29 @@ def test_rows_are_added_to_the_target_of_each(dim) -> None:
 
 
 @lean
+def laid(data: np.ndarray, p: int, stop: int, out: np.ndarray) -> int:
+    n = np.int64(0)
+    for at in range(p, stop, LANES):
+        n += characters(data, at, stop, out, n)
+    return n
+
+
+@pytest.mark.parametrize(
+    "text", ["", "a", "plain ASCII that is longer", "말모이는 사전", "é👍b가" * 9, "👍" * 20]
+)
+def test_characters_are_taken_apart(text: str) -> None:
+    for before in range(4):
+        data = np.frombuffer(b"x" * before + text.encode() + " 가".encode() + bytes(40), np.uint8)
+        out = np.zeros(len(text) + 40, np.uint32)
+        assert laid(data, before, before + len(text.encode()), out) == len(text)
+        assert out[: len(text)].tolist() == [int.from_bytes(c.encode(), "little") for c in text]
+
+
+@lean
 def remainders(values: np.ndarray, size: int, out: np.ndarray) -> None:
     inverse = np.uint32(min((1 << 32) // size, (1 << 32) - 1))
     for i in range(0, len(values), LANES):
-        keep(out, i, remainder(load(values, i), np.uint32(size), inverse, every(np.uint32(0))), 0xFFFF)
+        keep(out, i, remainder(load(values, i), np.uint32(size), inverse), 0xFFFF)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 997, 65536, 2_000_000, 2**31 - 1, 2**31, 2**32 - 1])

@@ -23,7 +23,7 @@ from whole_path import recipe
 
 from malmoi.operators.analysis import analyse, forget, restrict
 from malmoi.operators.contract import DROP, TEXT
-from malmoi.pipeline.filtering import FilterPart, align, key_table
+from malmoi.pipeline.filtering import FilterPart, align, keep_memory, key_table
 from malmoi.pipeline.parquet_out import RowGroupWriter
 from malmoi.pipeline.plan import Plan
 from malmoi.pipeline.run import plan_file
@@ -98,6 +98,7 @@ def main() -> int:
         file = Path(folder) / "recipe.yaml"
         file.write_text(recipe("profile", chosen.input.absolute(), Path(folder) / "run", 1), "utf-8")
         plan = plan_file(str(file))
+    keep_memory()
     jobs = plan.jobs()
     run_part(plan, jobs[0], defaultdict(float))
     seconds: Seconds = defaultdict(float)

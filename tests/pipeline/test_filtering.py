@@ -1,8 +1,11 @@
 """The steps of a batch: what an operator of a user's breaks is said with its name."""
 
+import platform
+import resource
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
@@ -13,7 +16,7 @@ from malmoi.operators.diversity import sample_rows
 from malmoi.operators.exact import id_hash
 from malmoi.pipeline import spread
 from malmoi.pipeline.errors import MalmoiError
-from malmoi.pipeline.filtering import align, apply_steps
+from malmoi.pipeline.filtering import align, apply_steps, keep_memory
 
 TABLE = pa.table(
     {name: pa.array(values, pa.large_string()) for name, values in
@@ -81,3 +84,15 @@ def test_a_sample_does_not_depend_on_the_batches(rows: int, monkeypatch: pytest.
         gathered.add(table.slice(start, rows))
     assert spread._smallest(gathered.sample).column("text").to_pylist() == wanted
     assert gathered.sample.nbytes < 5000
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc")
+def test_memory_of_a_batch_is_there_for_the_next() -> None:
+    keep_memory()
+    faults = []
+    for _ in range(5):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        held = [np.ones(3 * 1024**2, np.uint8) for _ in range(10)]
+        del held
+        faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    assert min(faults) < 1000  # of 7,680 pages

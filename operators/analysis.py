@@ -13,13 +13,14 @@ from functools import cached_property
 import numpy as np
 import pyarrow as pa
 
-from .byte_masks import lowest
+from .byte_masks import below, bits_in, lowest, masks
 from .code_points import encode
 from .contract import TEXT
 from .datatrove_tables import english_rules
 from .hash_lanes import LONG, hash_eight, hash_eight_lower
 from .hashing import xxh64
 from .kernel import lean
+from .lanes import put_places
 from .normalise import text_array, text_buffers
 from .spans import count_points, find_lines, join_paragraphs
 from .text_scan import strip_lines
@@ -63,7 +64,7 @@ class Spans:
         """`lower_hash` of some documents; `first` int64 [rows + 1]: where each of them begins."""
         out = np.empty(int(first[-1]), np.uint64)
         scratch = np.empty(int(self.chars.max(initial=0)) * 4 + 8, np.uint8)
-        spans, numbers = (self.start, self.end, self.chars, self.flags), np.empty((3, _BLOCK), np.int64)
+        spans, numbers = (self.start, self.end, self.chars, self.flags), np.empty((3, _BLOCK + 8), np.int64)
         room = (*numbers, np.empty(_BLOCK, np.uint64))
         _hash_lower(self.data, (rows, first, self.first), spans, self.hash, lower_case(), scratch, room, out)
         return out
@@ -196,6 +197,9 @@ def _lower(data: np.ndarray, p: int, end: int, lower: np.ndarray, scratch: np.nd
     return w
 
 
+_cased = masks((((0, 8, 255),),))  # of flags
+
+
 @lean
 def _hash_lower(
     data: np.ndarray,
@@ -210,7 +214,7 @@ def _hash_lower(
     """Copy the hashes of some documents' spans to `out`, and hash again the spans that may have a capital.
 
     documents: numbers, where each begins in `out`, where all begin among the spans. `room`: int64 places, starts,
-    ends and uint64 hashes, [_BLOCK] each, of words of ASCII, hashed eight at a time.
+    ends (eight to spare) and uint64 hashes, [_BLOCK] each, of words of ASCII, hashed eight at a time.
     """
     rows, out_first, all_first = documents
     start, end, chars, flags = spans
@@ -218,11 +222,16 @@ def _hash_lower(
     for row in range(len(rows)):
         stop, shift = all_first[rows[row] + 1], out_first[row] - all_first[rows[row]]
         for begin in range(all_first[rows[row]], stop, _BLOCK):
+            last_one = min(begin + _BLOCK, stop)
+            for i in range(begin, last_one):
+                out[np.uint64(i + shift)] = hashes[np.uint64(i)]
             count = waiting = np.int64(0)
-            for i in range(begin, min(begin + _BLOCK, stop)):
-                out[i + shift] = hashes[i]
-                places[count] = i
-                count += np.int64((flags[i] >> 3) & 1)
+            for i in range(begin, last_one, 64):
+                cased = np.uint64(_cased(flags, i)[0] & below(last_one - i))
+                more = bits_in(cased)
+                for k in range(0, more, 8):
+                    cased = put_places(cased, i, places, count + k)
+                count += more
             for k in range(count):
                 i = places[k]
                 size = end[i] - start[i]

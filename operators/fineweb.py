@@ -32,7 +32,7 @@ from .datatrove_tables import Kinds, Rules, english_rules
 from .datatrove_words import english_words
 from .kernel import lean
 from .repeat_scan import Seen, mask_for, new_seen, see, stamp_of, times
-from .text_scan import CLOSERS, code_points, is_terminal, strip_closers
+from .text_scan import CLOSERS, code_points, ends_for_sure, is_terminal, strip_closers
 from .thresholds import ByLanguage, canonical, language_codes, ratio, setting, with_signals
 
 SIGNALS = (
@@ -82,8 +82,11 @@ def _scan_lines(
             if a == b:
                 continue
             counts[0, doc] += 1
-            last = strip_closers(data, a, b, closers) if closers.size else end[i]
-            counts[1, doc] += is_terminal(data, start[i], last, kinds)
+            if closers.size and ends_for_sure(data, a, b):
+                counts[1, doc] += data[b - 1] == 46
+            else:
+                last = strip_closers(data, a, b, closers) if closers.size else end[i]
+                counts[1, doc] += is_terminal(data, start[i], last, kinds)
             counts[2, doc] += chars[i] <= short[doc]
             if times(seen, see(seen, stamp, mask, hashes[i], 0)) > 1:
                 counts[3, doc] += chars[i]

@@ -142,10 +142,12 @@ def ends_for_sure(data: np.ndarray, a: int, b: int) -> bool:
 
 @lean
 def _shape(data: np.ndarray, a: int, b: int, bullets: np.ndarray, counts: np.ndarray, doc: int) -> None:
-    cp, _ = decode(data, a)
-    letter = 0x61 <= cp <= 0x7A or 0x41 <= cp <= 0x5A or 0xAC00 <= cp <= 0xD7A3
+    # No bullet is a letter or digit of ASCII or begins as most Hangul syllables do.
+    letter = data[a] >= 0x30 and (data[a] < 0x80 or 0xEB <= data[a] <= 0xEC)
     counts[0, doc] += 1
-    counts[1, doc] += not letter and _is_one_of(cp, bullets)
+    if not letter:
+        cp, _ = decode(data, a)
+        counts[1, doc] += _is_one_of(cp, bullets)
     counts[2, doc] += ends_with_ellipsis(data, a, b)
 
 

@@ -18,6 +18,7 @@ from malmoi.operators.c4_phrases import phrases_of
 from malmoi.operators.config import build, settings_of
 from malmoi.operators.gopher_quality import SIGNALS, GopherQuality
 from malmoi.operators.stop_words import stop_table
+from malmoi.operators.text_scan import BULLETS
 
 PROSE = (
     "The committee has said that it will have to be patient with the people of the town and the river. "
@@ -196,3 +197,9 @@ def test_what_is_kept_by_the_languages_of_a_batch_is_bounded():
         phrases_of(("en", f"x{number}"))
     assert stop_table.cache_info().currsize <= 64
     assert phrases_of.cache_info().currsize <= 64
+
+
+def test_no_bullet_begins_as_what_is_passed_over():
+    assert not any(
+        0x30 <= bullet.encode()[0] < 0x80 or 0xEB <= bullet.encode()[0] <= 0xEC for bullet in BULLETS
+    )

@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Dict  # noqa: UP035
 
 # A job whose worker dies so often stops the run.
 TRIES = 3
@@ -178,18 +179,19 @@ def answer_for_cluster() -> None:
     _started = False  # said once for each Ray
     import ray
 
+    dict_of_nodes = Dict[str, Dict[str, float]]  # noqa: UP006  (as Ray spells it: the two are not equal)
     try:
         from ray.data._internal import stats
         from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator import (
             DefaultAutoscalingCoordinator as Coordinator,
         )
 
-        answer_type = str(Coordinator.get_reserved_resources.__annotations__.get("return"))
+        by_node = Coordinator.get_reserved_resources.__annotations__["return"] == dict_of_nodes
         _ = stats.get_or_create_stats_actor, Coordinator.request_resources, Coordinator.cancel_request
-    except (ImportError, AttributeError):
+    except (ImportError, AttributeError, KeyError):
+        by_node = False
+    if not by_node:
         return  # another Ray: slower, not wrong
-    if "ReservedResources" not in answer_type and "Dict[str, Dict" not in answer_type:
-        return
     alone = ray.get_runtime_context().gcs_address
 
     def put(owner: object, name: str, answer: Callable[[], object]) -> None:

@@ -84,6 +84,27 @@ def test_does_not_begin_beside_a_ray_that_runs(tmp_path, monkeypatch):
     local_ray.begin(recipe(tmp_path), [])
 
 
+NO_ACTOR = """
+from malmoi.pipeline import local_ray
+local_ray.start(1)
+local_ray.answer_for_cluster()
+import ray
+assert ray.data.range(3).map(lambda x: {"y": x["id"] + 1}).take_all() == [{"y": 1}, {"y": 2}, {"y": 3}]
+print(ray.util.list_named_actors(all_namespaces=True))
+local_ray.leave(0)
+"""
+
+
+@pytest.mark.ray
+def test_ray_data_needs_no_actor():
+    """On the Ray that the tests run on; on another one they may come back, and cost a second a stage."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    done = subprocess.run(
+        [sys.executable, "-c", NO_ACTOR], env=kept, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr
+
+
 LEAVES = """
 import sys, threading
 from malmoi.pipeline import local_ray

@@ -19,27 +19,29 @@ def best_leaf(
     stack: np.ndarray,
     scores: np.ndarray,
 ) -> tuple[int, float]:
-    """Depth first, left first, as fastText goes through its tree, with its cut at log(1e-5)."""
+    """Depth first, left first, as fastText goes through its tree, with its cut at 1e-5.
+
+    It adds logarithms; the probabilities multiplied are in the same order, without two logarithms a node.
+    """
     labels = (len(left) + 1) // 2
-    best, best_score = -1, np.float32(-np.inf)
-    floor = np.float32(math.log(1e-5))
+    best, best_score = -1, np.float32(0.0)
+    floor = np.float32(1e-5)
     top = 1
-    stack[0], scores[0] = len(left) - 1, np.float32(0.0)
+    stack[0], scores[0] = len(left) - 1, np.float32(1.0)
     while top > 0:
         top -= 1
-        node, score = stack[top], scores[top]
+        node, score = np.int64(stack[top]), scores[top]
         if score < floor or (best >= 0 and score < best_score):
             continue
-        if left[node] < 0:
+        if node < labels:
             if best < 0 or score > best_score:
                 best, best_score = node, score
             continue
-        f = np.float32(1.0 / (1.0 + np.float64(np.exp(np.float32(-dot(hidden, outputs, node - labels))))))
-        stack[top], scores[top] = right[node], np.float32(score + np.float32(math.log(f + 1e-5)))
-        stack[top + 1] = left[node]
-        scores[top + 1] = np.float32(score + np.float32(math.log(np.float32(1.0 - f) + 1e-5)))
+        f = np.float32(1.0) / (np.float32(1.0) + np.exp(np.float32(-dot(hidden, outputs, node - labels))))
+        stack[top], scores[top] = right[node], np.float32(score * (f + 1e-5))
+        stack[top + 1], scores[top + 1] = left[node], np.float32(score * (np.float32(1.0) - f + 1e-5))
         top += 2
-    return best, math.exp(best_score) if best >= 0 else 0.0
+    return best, float(best_score)
 
 
 @lean

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -24,8 +25,8 @@ def best_leaf(
     It adds logarithms; the probabilities multiplied are in the same order, without two logarithms a node.
     """
     labels = (len(left) + 1) // 2
-    best, best_score = -1, np.float32(0.0)
-    floor = np.float32(1e-5)
+    best: Any = -1
+    best_score, floor = np.float32(0.0), np.float32(1e-5)
     top = 1
     stack[0], scores[0] = len(left) - 1, np.float32(1.0)
     while top > 0:

@@ -17,6 +17,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Dict  # noqa: UP035
 
+from . import idle_agent
+
 # A job whose worker dies so often stops the run.
 TRIES = 3
 # A worker is given up to so many jobs at once: Ray Data takes 0.1 s and more to give it something new.
@@ -143,18 +145,34 @@ def start(cpus: int) -> None:
 
 @contextmanager
 def _bare() -> Iterator[None]:
-    """Ray without its autoscaler, log monitor and API server, which no option leaves out: two of its ten seconds."""
+    """Ray without its autoscaler, log monitor and API server, which no option leaves out: two of its ten seconds;
+    for a command of its own without its agents, another one."""
+    from ray._private import services
     from ray._private.node import Node
 
     names = ("start_monitor", "start_log_monitor", "start_api_server")
-    real = {name: getattr(Node, name) for name in names if hasattr(Node, name)}
-    for name in real:
-        setattr(Node, name, lambda *args, **kwargs: None)
+    real = {(Node, name): getattr(Node, name) for name in names if hasattr(Node, name)}
+    for owner, name in real:
+        setattr(owner, name, lambda *args, **kwargs: None)
+    name = "_build_python_executable_command_memory_profileable"
+    command = getattr(services, name, None)
+    if _alone and command is not None and sys.platform == "linux":  # a notebook may want Ray's own agents
+        real[services, name] = command
+        setattr(
+            services, name, lambda component, *args, **kwargs: _agent(component, command, *args, **kwargs)
+        )
     try:
         yield
     finally:
-        for name, function in real.items():
-            setattr(Node, name, function)
+        for (owner, name), function in real.items():
+            setattr(owner, name, function)
+
+
+def _agent(component: str, command: Callable[..., list[str]], *args: object, **kwargs: object) -> list[str]:
+    """What a process of Ray's begins with; before its two agents, `idle_agent`."""
+    begin = command(component, *args, **kwargs)
+    plain = begin == [sys.executable, "-u"] and component in (idle_agent.DASHBOARD, idle_agent.RUNTIME_ENV)
+    return [*begin, "-I", "-S", str(Path(idle_agent.__file__)), component] if plain else begin
 
 
 class _NoStats:

@@ -105,9 +105,32 @@ def test_ray_data_needs_no_actor():
     assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr
 
 
+AGENT = """
+from malmoi.pipeline import local_ray
+local_ray.alone()
+local_ray.start(1)
+import os, ray
+told = ray.remote(lambda: os.environ.get("TOLD", "nothing"))
+print(ray.get(told.remote()))
+print(ray.get(told.options(runtime_env={"env_vars": {"TOLD": "말모이"}}).remote(), timeout=60))
+local_ray.leave(0)
+"""
+
+
+@pytest.mark.ray
+@pytest.mark.skipif(sys.platform != "linux", reason="Ray's own agents are used")
+def test_the_idle_agent_becomes_rays_when_it_is_asked():
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    done = subprocess.run(
+        [sys.executable, "-c", AGENT], env=kept, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "nothing\n말모이\n"), done.stderr
+
+
 LEAVES = """
 import sys, threading
 from malmoi.pipeline import local_ray
+local_ray.alone()
 local_ray._early = local_ray._Start(1)
 if "ready" in sys.argv:
     local_ray.settle()

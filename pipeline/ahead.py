@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from malmoi import operators
 from malmoi.operators import OPERATORS
 from malmoi.operators.contract import LANGUAGE, TEXT, Operator
 
@@ -21,6 +22,12 @@ _TEXTS = [
     "日本語。🙂",
 ]
 _LONG = " ".join(f"word{i}" for i in range(200))
+
+
+def compiled() -> bool:
+    """Whether numba has kept compiled kernels beside the operators; a plan compiles those of language models."""
+    kept = Path(operators.__file__).parent.glob("__pycache__/*.nbi")
+    return any(not file.name.startswith("fasttext") for file in kept)
 
 
 def compile_ahead(steps: tuple[Operator, ...]) -> None:

@@ -14,10 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from malmoi import operators
-
-from . import decide
-from .ahead import compile_ahead
+from . import ahead, decide
 from .card import write_card
 from .careful import filter_carefully
 from .cluster import check_shared
@@ -71,8 +68,9 @@ class Session:
         """Run the jobs of a stage with progress; Ray starts with the first stage that has work."""
         if self.engine == "ray" and not self.started:
             where = os.environ.get("RAY_ADDRESS", "this machine")
-            cold = "" if _compiled() else "; the first run also compiles the kernels, some 30 seconds"
-            self.console.print(f"Ray on {escape(where)}{cold}", soft_wrap=True)
+            cold = not ahead.compiled()
+            more = "; the first run also compiles the kernels, some 20 seconds" if cold else ""
+            self.console.print(f"Ray on {escape(where)}{more}", soft_wrap=True)
             begin = time.perf_counter()
             self.num_cpus = start_ray(self.plan.recipe.run)
             check_shared(self.plan.recipe, self.plan.base)
@@ -80,7 +78,7 @@ class Session:
             self.started = True
             if cold and "RAY_ADDRESS" not in os.environ:
                 begin = time.perf_counter()
-                compile_ahead(self.plan.steps)
+                ahead.compile_ahead(self.plan.steps)
                 self.took("compile", time.perf_counter() - begin)
         jobs = [replace(job, plan=self.plan.key) for job in jobs]
         if self.log is not None:
@@ -112,12 +110,6 @@ class Session:
             tick(counts)
 
         return run_jobs(self.folder, jobs, engine=self.engine, num_cpus=self.num_cpus, tick=checked, run=run)
-
-
-def _compiled() -> bool:
-    """Whether numba has kept compiled kernels beside the operators; a plan compiles those of language models."""
-    kept = Path(operators.__file__).parent.glob("__pycache__/*.nbi")
-    return any(not file.name.startswith("fasttext") for file in kept)
 
 
 def plan_file(path: str, overrides: Iterable[str] = (), base: str | None = None) -> Plan:

@@ -14,7 +14,7 @@ import pytest
 import zstandard
 from rich.console import Console
 
-from malmoi.pipeline import run
+from malmoi.pipeline import ahead
 from malmoi.pipeline.config import load_recipe, parse_recipe
 from malmoi.pipeline.plan import make_plan
 from malmoi.pipeline.run import run_plan
@@ -215,5 +215,5 @@ def test_a_plan_alone_has_not_compiled_the_kernels(tmp_path, monkeypatch, kept, 
     (tmp_path / "__pycache__").mkdir()
     for name in kept:
         (tmp_path / "__pycache__" / name).touch()
-    monkeypatch.setattr(run.operators, "__file__", str(tmp_path / "__init__.py"))
-    assert run._compiled() is compiled
+    monkeypatch.setattr(ahead.operators, "__file__", str(tmp_path / "__init__.py"))
+    assert ahead.compiled() is compiled

@@ -165,7 +165,7 @@ class LanguageId:
     """
 
     name: ClassVar[str] = "language"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     kind: ClassVar[Kind] = "judge"
     reference: ClassVar[str] = "Joulin et al. 2016, arXiv 1607.01759 and 1612.03651 (fastText, lid.176.ftz)"
 

@@ -1,8 +1,8 @@
 """The lines of each document as C4 judges them: which stay, what is in them, how many sentences they hold.
 
-One pass copies every line to a buffer without its citations, tests it there and takes it back if it does
-not stay; what is left in the buffer is the edited text. Legend: D documents, L languages (of a document:
-`codes`).
+`judge_lines` tests every line where it lies. `edit_lines` copies it to a buffer without its citations, tests it there
+and takes it back if it does not stay; what is left in the buffer is the edited text. Legend: D documents, L languages
+(of a document: `codes`).
 """
 
 from __future__ import annotations

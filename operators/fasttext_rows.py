@@ -80,18 +80,6 @@ def clear_row(typing: Any, to: Any, i: Any) -> Any:
 
 
 @intrinsic
-def expect_row(typing: Any, to: Any, i: Any) -> Any:
-    """In a kernel: ask for the first cache line of to[i]."""
-
-    def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        array = _array(context, builder, signature, values, 0)
-        prefetch(builder, _at(builder, array, values[1], ir.Constant(values[1].type, 0)))
-        return context.get_dummy_value()
-
-    return types.void(to, types.int64), emit
-
-
-@intrinsic
 def add_row(typing: Any, to: Any, i: Any, rows: Any, j: Any) -> Any:
     """In a kernel: to[i] += rows[j]."""
 

@@ -257,9 +257,13 @@ def _edited(column: pa.LargeStringArray, on: np.ndarray) -> tuple[pa.LargeString
 
 
 def _replaced(column: pa.LargeStringArray, rows: np.ndarray, by: pa.LargeStringArray) -> pa.LargeStringArray:
-    """The column with other values in some rows (sorted): copied in as few pieces as there are, which is a memcpy each;
-    Arrow's `replace_with_mask` goes value by value."""
+    """The column with other values in some rows (sorted): where these are few, copied in as few pieces as there are,
+    which is a memcpy each; Arrow's `replace_with_mask` goes value by value."""
     begins = np.flatnonzero(np.diff(rows, prepend=-2) != 1).tolist()  # of runs of rows
+    if len(begins) > len(column) // 16:
+        mask = np.zeros(len(column), bool)
+        mask[rows] = True
+        return pc.replace_with_mask(column, pa.array(mask), by)
     pieces, done = [], 0
     for begin, end in zip(begins, [*begins[1:], len(rows)], strict=False):
         row = int(rows[begin])

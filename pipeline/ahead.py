@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from malmoi import operators
-from malmoi.operators import OPERATORS
+from malmoi.operators import OPERATORS, exact
 from malmoi.operators.contract import LANGUAGE, TEXT, Operator
 
 # All ways through a kernel are compiled at once; what else decides is whether a text is ASCII, or NFC already.
@@ -24,10 +23,14 @@ _TEXTS = [
 _LONG = " ".join(f"word{i}" for i in range(200))
 
 
+def cache_folder() -> Path:
+    """Where numba keeps compiled kernels: beside the operators, in NUMBA_CACHE_DIR, or in the user's cache."""
+    return Path(exact._text_hashes._cache.cache_path)  # type: ignore[attr-defined]
+
+
 def compiled() -> bool:
-    """Whether numba has kept compiled kernels beside the operators; a plan compiles those of language models."""
-    kept = Path(operators.__file__).parent.glob("__pycache__/*.nbi")
-    return any(not file.name.startswith("fasttext") for file in kept)
+    """Whether kernels were compiled on this machine before; a plan compiles those of language models."""
+    return any(not file.name.startswith("fasttext") for file in cache_folder().glob("*.nbi"))
 
 
 def compile_ahead(steps: tuple[Operator, ...]) -> None:

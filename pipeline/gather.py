@@ -42,6 +42,7 @@ def gather(folder: Folder, work: tuple[ShardPlan, int]) -> dict[str, Any]:
                 spread.add(rows)
                 counts.add(rows)
                 forget()  # else the words of this group stay in memory beside those of the next
+            del table, chunks  # before the next slice is read
     sample = spread.write(folder, f"stages/write/shard-{shard:05d}.sample.parquet")
     return {**counts.told(), "ngrams": spread.ngrams, "files": [hash_file(folder, name), sample]}
 

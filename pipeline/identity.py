@@ -17,7 +17,7 @@ from malmoi.operators.contract import Operator
 
 from .errors import ChangedError
 
-FORMAT = 2
+FORMAT = 3
 """Of the files of a run; a folder with another is not gone on with."""
 
 _OURS = "malmoi.operators"

@@ -96,18 +96,21 @@ def _cut(
                 base, skipped, piece = base + skipped + end + 1, -1, piece[end + 1 :]
             room = _put(room, size, piece)
             seen, size = size, size + len(piece)
+            first = 0  # where the next block begins
             while True:
                 more, after = newlines(room, seen, size, most[1] - lines)
                 if more:
                     cut, lines = after, lines + more
-                if cut and base + cut >= stop:
-                    yield _block(room, cut, lines, base)
+                if cut > first and base + cut - first >= stop:
+                    yield _block(room[first:cut], lines, base)
                     return
-                if not cut or (size < most[0] and lines < most[1]):
+                if cut == first or (size - first < most[0] and lines < most[1]):
                     break
-                yield _block(room, cut, lines, base)
-                room[: size - cut] = room[cut:size]
-                base, size, seen, cut, lines = base + cut, size - cut, 0, 0, 0
+                yield _block(room[first:cut], lines, base)
+                base, first, seen, lines = base + cut - first, cut, cut, 0
+            if first:
+                room[: size - first] = room[first:size]
+                size, cut = size - first, cut - first
             if not cut and size > max(limit, RAW_BYTES):  # shorter ones are measured with the others
                 head, skipped = room[:RAW_BYTES].tobytes(), size
                 room, size = np.empty(0, np.uint8), 0  # the old one may take the most that is allowed
@@ -147,7 +150,7 @@ def _rest(
         size = cut = size + 1
         lines += 1
     if cut:
-        yield _block(room, cut, lines, base)
+        yield _block(room[:cut], lines, base)
     if torn:
         length = skipped if skipped >= 0 else size - cut
         raw = head if skipped >= 0 else room[cut : min(size, cut + RAW_BYTES)].tobytes()
@@ -157,7 +160,6 @@ def _rest(
         yield too_large(base, skipped, head, limit)
 
 
-def _block(room: np.ndarray, cut: int, lines: int, base: int) -> Block:
-    data = room[:cut]
+def _block(data: np.ndarray, lines: int, base: int) -> Block:
     data.flags.writeable = False  # for arrays that can be written to, kernels would be compiled once more
-    return Block(data, lines, base, cut)
+    return Block(data, lines, base, len(data))

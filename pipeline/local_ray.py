@@ -81,7 +81,11 @@ def begin(recipe: str, overrides: Sequence[str]) -> None:
         if cpus:
             _end_in_order()
             gc.disable()  # a fifth of the time of imports, and they leave next to no garbage; `settle` enables it
-            _early = _Start(cpus)
+            try:
+                _early = _Start(cpus)
+            except BaseException:
+                gc.enable()
+                raise
 
 
 def _end_in_order() -> None:
@@ -102,6 +106,11 @@ def _peek(recipe: Path, given: dict[str, str]) -> int:
     if "://" in output or (Path(output) / "manifest.json").exists():
         return 0
     return own_cpus(int(given.get("run.num_cpus") or said.get("run", {}).get("num_cpus") or 0))
+
+
+def is_ours() -> bool:
+    """Whether `start` started a Ray in this process."""
+    return _ours
 
 
 def settle() -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from . import ahead, decide
+from . import ahead, decide, local_ray
 from .card import write_card
 from .careful import filter_carefully
 from .cluster import check_shared
@@ -76,7 +76,7 @@ class Session:
             check_shared(self.plan.recipe, self.plan.base)
             self.took("start", time.perf_counter() - begin)
             self.started = True
-            if cold and "RAY_ADDRESS" not in os.environ:
+            if cold and local_ray.is_ours():
                 begin = time.perf_counter()
                 ahead.compile_ahead(self.plan.steps)
                 self.took("compile", time.perf_counter() - begin)

@@ -146,14 +146,14 @@ def read_part(
             checked.add(piece.file.url)
         for table, problems in _read_piece(piece, source, shape, batch_rows, batch_bytes):
             if rows + table.num_rows > batch_rows:
-                yield from _batches(held, batch_rows)
+                yield from _batches(held, batch_rows, batch_bytes)
                 held, rows, size = [], 0, 0
             held.append((table, quarantine_table(problems, shape)))
             rows, size = rows + table.num_rows, size + table.nbytes
             if rows >= batch_rows * _FULL or size >= batch_bytes * _FULL:
-                yield from _batches(held, batch_rows)
+                yield from _batches(held, batch_rows, batch_bytes)
                 held, rows, size = [], 0, 0
-    yield from _batches(held, batch_rows)
+    yield from _batches(held, batch_rows, batch_bytes)
 
 
 def _read_piece(
@@ -180,7 +180,7 @@ def _read_piece(
         raise SourceError(f"source {source.name}: {file.url}: cannot be read ({error})") from error
 
 
-def _batches(held: list[tuple[pa.Table, pa.Table]], batch_rows: int) -> Iterator[Batch]:
+def _batches(held: list[tuple[pa.Table, pa.Table]], batch_rows: int, batch_bytes: int) -> Iterator[Batch]:
     """What is held as one batch, or as several of about one size; the quarantined rows go with the first."""
     if not held:
         return
@@ -188,6 +188,8 @@ def _batches(held: list[tuple[pa.Table, pa.Table]], batch_rows: int) -> Iterator
     table, quarantine = pa.concat_tables(tables).combine_chunks(), pa.concat_tables(bad)
     if not table.num_rows and not quarantine.num_rows:
         return
-    step = max(1, -(-table.num_rows // max(1, -(-table.num_rows // batch_rows))))
+    average = table.nbytes // max(table.num_rows, 1) + 1
+    most = max(1, min(batch_rows, 2 * batch_bytes // average))  # Parquet may unpack to far more than it said
+    step = max(1, -(-table.num_rows // max(1, -(-table.num_rows // most))))
     for start in range(0, max(table.num_rows, 1), step):
         yield Batch(table.slice(start, step), quarantine if start == 0 else quarantine.slice(0, 0))

@@ -4,7 +4,7 @@ loaded what all jobs need."""
 # ruff: noqa: F401
 
 import gc
-from pathlib import Path
+from contextlib import suppress
 
 
 def _load() -> None:
@@ -13,15 +13,14 @@ def _load() -> None:
 
     from malmoi.operators import exact
 
-    from . import careful, decide, dropped, filtering, gather, scatter
+    from . import ahead, careful, decide, dropped, filtering, gather, scatter
 
-    if any(Path(exact.__file__).parent.glob("__pycache__/exact.*.nbi")):  # to compile is not for here
+    if ahead.compiled():  # to compile is not for here
         exact.text_hash(pa.array([""], pa.large_string()))  # the first kernel brings most of numba in
 
 
 gc.disable()  # a fifth of the time
-try:
+with suppress(Exception):  # the job that meets it tells it; here it would end the worker
     _load()
-finally:
-    gc.freeze()
-    gc.enable()
+gc.freeze()
+gc.enable()

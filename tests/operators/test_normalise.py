@@ -154,3 +154,10 @@ def test_nothing_is_passed_over_that_the_table_names():
         if table[code] or CONTROL.match(text) or NEWLINE.match(text):
             data = [*text.encode(), 0, 0]
             assert any(all(low <= data[k] <= high for k, low, high in tests) for tests in _LOOK), hex(code)
+
+
+@pytest.mark.parametrize("every", [1, 2, 15, 40, 99])
+def test_few_and_many_changed_documents(every):
+    texts = [None if i == 7 else f"말모이 {i}" + ("\r\n끝" if i % every == 0 else "") for i in range(200)]
+    done = Normalise()(pa.table({"text": pa.array(texts, pa.large_string())}))
+    assert done["text"].to_pylist() == [text and text.replace("\r\n", "\n") for text in texts]

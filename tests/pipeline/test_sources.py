@@ -420,6 +420,18 @@ def test_memory_is_bounded(tmp_path):
     assert peak < 20 * 2**20
 
 
+def test_parquet_that_unpacks_to_much_more_than_it_says(tmp_path):
+    texts = [f"{i % 3} " + "같은 글 " * 5000 for i in range(300)]
+    table = pa.table({"text": pa.array(texts, pa.large_string()).dictionary_encode()})
+    pq.write_table(table, tmp_path / "a.parquet")
+    assert (tmp_path / "a.parquet").stat().st_size < 10**5
+    source = made(tmp_path)
+    [part] = split_parts(source, find_files(source, "/"), 10**9)
+    sizes = [b.table.nbytes for b in read_part(part, source, pa.schema([]), batch_bytes=2**20)]
+    assert sum(sizes) > 15 * 10**6
+    assert max(sizes) < 3 * 2**20
+
+
 def test_a_key_that_is_not_utf8(tmp_path):
     lay(tmp_path, a_jsonl=b'{"text": "a", "\\ud800": 1}\n{"text": "b", "n": 2}\n')
     source = made(tmp_path)

@@ -139,14 +139,15 @@ def deduplicate(session: Session, keys: Keys, people: People, tag: str = "") -> 
     found = Found(people, survivor, similarity, np.zeros(people.total, np.int8))
     if minhash is not None:
         ranks = np.where(copy_of < 0, people.rank, np.uint32(NO_RANK)).astype("<u4")
-        layout = replace(_layout(session, keys, people), tag=tag)
+        layout = replace(_layout(session, keys, people, ranks != NO_RANK), tag=tag)
         session.folder.write_bytes(layout.ranks, ranks.tobytes())
         found = _Rounds(session, layout, people, ranks, copy_of < 0).run()
     survivor, similarity, kind = compose(copy_of, found.survivor, found.similarity)
     return replace(found, survivor=survivor, similarity=similarity, kind=kind)
 
 
-def _layout(session: Session, keys: Keys, people: People) -> Layout:
+def _layout(session: Session, keys: Keys, people: People, there: np.ndarray) -> Layout:
+    """`there`: bool, which documents take part; copies of others do not, and may be most."""
     plan, dedup = session.plan, session.plan.recipe.dedup
     minhash = plan.keys.minhash
     assert minhash is not None
@@ -161,8 +162,9 @@ def _layout(session: Session, keys: Keys, people: People) -> Layout:
             if piece > begin:
                 groups.append((begin, piece))
             begin = piece
-    rows = people.total * minhash.bands
-    auto = max(1, -(-rows // ROWS_PER_PARTITION), -(-int(before[-1]) // TEXT_PER_PARTITION))
+    rows = int(there.sum()) * minhash.bands
+    text = int(sizes[there[: people.new]].sum())
+    auto = max(1, -(-rows // ROWS_PER_PARTITION), -(-text // TEXT_PER_PARTITION))
     return Layout(
         first=people.first,
         groups=tuple(groups),

@@ -84,23 +84,19 @@ def masks(*wanted: tuple[tuple[Test, ...], ...]) -> Callable[..., Any]:
     return of  # type: ignore[no-any-return]
 
 
-def _count(name: str, *more: Any) -> Callable[..., Any]:
+def _count(instruction: Callable[[Any, Any], Any]) -> Callable[..., Any]:
     @intrinsic
     def of(typing: Any, x: Any) -> Any:
-        def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-            kind = ir.FunctionType(INT64, [INT64, *(constant.type for constant in more)])
-            function = cgutils.get_or_insert_function(builder.module, kind, name)
-            return builder.call(function, [values[0], *more])
-
-        return types.int64(types.uint64), emit
+        return types.int64(types.uint64), lambda _, builder, __, values: instruction(builder, values[0])
 
     return of  # type: ignore[no-any-return]
 
 
-lowest = _count("llvm.cttz.i64", ir.Constant(BIT, 0))
+_NO = ir.Constant(BIT, 0)
+lowest = _count(lambda builder, x: builder.cttz(x, _NO))
 """In a kernel: the number of the lowest bit that is set; 64 where none is."""
-_leading = _count("llvm.ctlz.i64", ir.Constant(BIT, 0))
-bits_in = _count("llvm.ctpop.i64")
+_leading = _count(lambda builder, x: builder.ctlz(x, _NO))
+bits_in = _count(lambda builder, x: builder.ctpop(x))
 """In a kernel: how many bits are set."""
 
 

@@ -297,11 +297,7 @@ def characters(typing: Any, data: Any, p: Any, stop: Any, to: Any, n: Any) -> An
         left = copies(builder, builder.trunc(builder.sub(stop, p), INT32), LANES)
         which = first & place.compare("<", left)
         _compress(builder, to, n, c, which.value)
-        bits = _bits(builder, which.value)
-        count = cgutils.get_or_insert_function(
-            builder.module, ir.FunctionType(INT64, [INT64]), "llvm.ctpop.i64"
-        )
-        return builder.call(count, [bits])
+        return builder.ctpop(_bits(builder, which.value))
 
     return types.int64(data, types.int64, types.int64, to, types.int64), emit
 
@@ -363,20 +359,10 @@ def mix_words(typing: Any, data: Any, edges: Any, i: Any, keys: Any, j: Any) -> 
             for k in (0, 1)
         )
         size = end - start
-        low, high = (_words(builder, data, start + k) for k in (0, 8))
+        low, high = (lanes.words_at(builder, data, start + k) for k in (0, 8))
         h = copies(builder, ir.Constant(INT64, SEED), 8)
         h = _chunk(builder, h, low, high, size)
         lanes.store(builder, keys, values[4], h)
         return builder.zext(size.compare(">", 16).cast(BYTE).value, INT64)
 
     return types.uint64(data, edges, types.int64, keys, types.int64), emit
-
-
-def _words(builder: Any, data: Any, places: Lanes) -> Lanes:
-    found = ir.Constant(_PAIRS, ir.Undefined)
-    for k in range(8):
-        lane = ir.Constant(INT32, k)
-        place = builder.gep(data, [builder.extract_element(places.value, lane)])
-        word = builder.load(builder.bitcast(place, INT64.as_pointer()), align=1)
-        found = builder.insert_element(found, word, lane)
-    return Lanes(builder, found)

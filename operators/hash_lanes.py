@@ -14,7 +14,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from .lanes import BYTE, INT32, INT64, Lanes, copies, data_of, load, store
+from .lanes import BYTE, INT64, Lanes, copies, data_of, load, store, words_at
 
 P1, P2, P3, P4, P5 = (
     0x9E3779B185EBCA87,
@@ -27,17 +27,6 @@ LONG = 32
 """From so many bytes on `hash_eight` leaves a word to `xxh64`."""
 _EIGHT = ir.VectorType(INT64, 8)
 Take = Callable[[Lanes], Lanes]
-
-
-def _gather(builder: Any, data: Any, places: Lanes) -> Lanes:
-    """Eight bytes from each of eight places."""
-    found = ir.Constant(_EIGHT, ir.Undefined)
-    for k in range(8):
-        lane = ir.Constant(INT32, k)
-        place = builder.gep(data, [builder.extract_element(places.value, lane)])
-        word = builder.load(builder.bitcast(place, INT64.as_pointer()), align=1)
-        found = builder.insert_element(found, word, lane)
-    return Lanes(builder, found)
 
 
 def _lower_bytes(text: Lanes) -> Lanes:
@@ -101,7 +90,7 @@ def _hash_eight(change: Take) -> Any:
             text, first, last, to = (data_of(context, builder, signature, values, n) for n in (0, 1, 2, 4))
             begin = load(builder, first, values[3], 8)
             size = load(builder, last, values[3], 8) - begin
-            found = _hash(builder, size, lambda k: change(_gather(builder, text, begin + k)))
+            found = _hash(builder, size, lambda k: change(words_at(builder, text, begin + k)))
             store(builder, to, values[5], found)
             return builder.zext(size.compare(">=", LONG).cast(BYTE).value, INT64)
 
@@ -159,7 +148,7 @@ def hash_runs(typing: Any, data: Any, p: Any, width: Any, runs: Any, seed: Any, 
         )
 
         def word(place: Lanes) -> Lanes:
-            return _gather(builder, text, begin + place)
+            return words_at(builder, text, begin + place)
 
         held = cgutils.alloca_once(builder, _EIGHT)
         builder.store(_stripes(builder, run + copies(builder, seed, 8), width, word).value, held)

@@ -91,6 +91,17 @@ def store(builder: Any, data: Any, place: Any, lanes: Lanes) -> None:
     builder.store(lanes.value, start, align=1)
 
 
+def words_at(builder: Any, data: Any, places: Lanes) -> Lanes:
+    """Eight bytes of an array from each of eight places on, as one number each."""
+    found = ir.Constant(ir.VectorType(INT64, 8), ir.Undefined)
+    for k in range(8):
+        lane = ir.Constant(INT32, k)
+        place = builder.gep(data, [builder.extract_element(places.value, lane)])
+        word = builder.load(builder.bitcast(place, INT64.as_pointer()), align=1)
+        found = builder.insert_element(found, word, lane)
+    return Lanes(builder, found)
+
+
 @intrinsic
 def address(typing: Any, array: Any) -> Any:
     """Of an array, int64."""

@@ -256,22 +256,6 @@ def _edited(column: pa.LargeStringArray, on: np.ndarray) -> tuple[pa.LargeString
     return pa.Array.from_buffers(pa.large_string(), len(column), buffers), counts
 
 
-def _replaced(column: pa.LargeStringArray, rows: np.ndarray, by: pa.LargeStringArray) -> pa.LargeStringArray:
-    """The column with other values in some rows (sorted): where these are few, copied in as few pieces as there are,
-    which is a memcpy each; Arrow's `replace_with_mask` goes value by value."""
-    begins = np.flatnonzero(np.diff(rows, prepend=-2) != 1).tolist()  # of runs of rows
-    if len(begins) > len(column) // 16:
-        mask = np.zeros(len(column), bool)
-        mask[rows] = True
-        return pc.replace_with_mask(column, pa.array(mask), by)
-    pieces, done = [], 0
-    for begin, end in zip(begins, [*begins[1:], len(rows)], strict=False):
-        row = int(rows[begin])
-        pieces += [column.slice(done, row - done), by.slice(begin, end - begin)]
-        done = row + end - begin
-    return pa.concat_arrays([*pieces, column.slice(done)])
-
-
 @dataclass(frozen=True)
 class Normalise:
     """Bring `text` to one form and record, per document, what was changed; doing it twice changes nothing.
@@ -334,7 +318,8 @@ class Normalise:
             before = some.take(pa.array(marked))
             after = pc.utf8_normalize(before, form="NFC")
             composed[rows[marked]] = pc.not_equal(before, after).to_numpy(zero_copy_only=False)
-            column = _replaced(column, rows, _replaced(some, marked, after))
+            some = pc.replace_with_mask(some, pa.array((needs[rows] & _COMPOSE) > 0), after)
+            column = pc.replace_with_mask(column, pa.array(needs > 0), some)
         columns = [("normalise.nfc", pa.array(composed))]
         columns += [(f"normalise.{name}", pa.array(counts[:, slot])) for slot, name in self._counted]
         return with_columns(table, [(TEXT, column), *columns])

@@ -14,6 +14,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Dict  # noqa: UP035
 
@@ -167,9 +168,7 @@ def _bare() -> Iterator[None]:
     command = getattr(services, name, None)
     if _alone and command is not None and sys.platform == "linux":  # a notebook may want Ray's own agents
         real[services, name] = command
-        setattr(
-            services, name, lambda component, *args, **kwargs: _agent(component, command, *args, **kwargs)
-        )
+        setattr(services, name, partial(_agent, command))
     try:
         yield
     finally:
@@ -177,7 +176,7 @@ def _bare() -> Iterator[None]:
             setattr(owner, name, function)
 
 
-def _agent(component: str, command: Callable[..., list[str]], *args: object, **kwargs: object) -> list[str]:
+def _agent(command: Callable[..., list[str]], component: str, *args: object, **kwargs: object) -> list[str]:
     """What a process of Ray's begins with; before its two agents, `idle_agent`."""
     begin = command(component, *args, **kwargs)
     plain = begin == [sys.executable, "-u"] and component in (idle_agent.DASHBOARD, idle_agent.RUNTIME_ENV)

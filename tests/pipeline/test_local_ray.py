@@ -84,6 +84,25 @@ def test_does_not_begin_beside_a_ray_that_runs(tmp_path, monkeypatch):
     local_ray.begin(recipe(tmp_path), [])
 
 
+def without_ray() -> dict[str, str]:
+    """This environment without what a Ray of another test has left in it."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+
+
+def told_by(code: str) -> str:
+    """What the code says in a process of its own, which must end well."""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=without_ray(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 NO_ACTOR = """
 from malmoi.pipeline import local_ray
 local_ray.start(1)
@@ -98,11 +117,7 @@ local_ray.leave(0)
 @pytest.mark.ray
 def test_ray_data_needs_no_actor():
     """On the Ray that the tests run on; on another one they may come back, and cost a second a stage."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    done = subprocess.run(
-        [sys.executable, "-c", NO_ACTOR], env=kept, capture_output=True, text=True, timeout=120, check=False
-    )
-    assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr
+    assert told_by(NO_ACTOR) == "[]\n"
 
 
 AGENT = """
@@ -120,11 +135,7 @@ local_ray.leave(0)
 @pytest.mark.ray
 @pytest.mark.skipif(sys.platform != "linux", reason="Ray's own agents are used")
 def test_the_idle_agent_becomes_rays_when_it_is_asked():
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    done = subprocess.run(
-        [sys.executable, "-c", AGENT], env=kept, capture_output=True, text=True, timeout=120, check=False
-    )
-    assert (done.returncode, done.stdout) == (0, "nothing\n말모이\n"), done.stderr
+    assert told_by(AGENT) == "nothing\n말모이\n"
 
 
 LEAVES = """
@@ -162,9 +173,11 @@ def of_session(session: int) -> list[str]:
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("when", ["ready", "starting"])
 def test_nothing_stays(when):
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     process = subprocess.Popen(
-        [sys.executable, "-c", LEAVES, when], env=kept, start_new_session=True, stdout=subprocess.PIPE
+        [sys.executable, "-c", LEAVES, when],
+        env=without_ray(),
+        start_new_session=True,
+        stdout=subprocess.PIPE,
     )
     out, _ = process.communicate(timeout=120)
     assert process.returncode == 3

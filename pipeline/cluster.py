@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from .errors import ResourceError
+from .ray_place import check_lasting, in_job_folder
 from .recipe import Recipe, Run
-from .storage import in_job_folder, is_local, strip_local
+from .storage import is_local
 
 _TOKENIZERS = ("mixture.tokenizer", "tokenize.tokenizer")
 _ONE_OF = re.compile(r"^in\((.*)\)$")
@@ -157,11 +158,7 @@ def check_shared(recipe: Recipe, base: str) -> None:
 
     Input that was shipped with the job lies on each node; output there would be removed with the job.
     """
-    if is_local(recipe.output) and in_job_folder(strip_local(recipe.output)):
-        raise ResourceError(
-            f"output: {recipe.output} would lie in the job's working folder, which Ray removes with the job: give "
-            "an absolute path or a store (output=s3://bucket/run)"
-        )
+    check_lasting(recipe.output)
     check_reach(local_paths(recipe, base), recipe.run, base)
 
 

@@ -15,7 +15,6 @@ import json
 import logging
 import os
 import pickle
-import socket
 import sys
 import threading
 import time
@@ -33,6 +32,7 @@ from . import cluster, errors, local_ray, watch
 from .errors import MalmoiError, ResourceError
 from .local_ray import TRIES, TURN, usable_cpus
 from .poison import Overdue, limited
+from .ray_place import ray_address
 from .recipe import Run
 from .storage import READERS, Folder
 from .written import is_there
@@ -161,9 +161,8 @@ def start_ray(run: Run) -> int:
 
     local_ray.settle()
     if not ray.is_initialized():
-        address = os.environ.get("RAY_ADDRESS")
+        address = ray_address()
         if address:
-            _check_address(address)
             ray.init(address=address, logging_level="ERROR", log_to_driver=False)
         else:
             local_ray.start(local_ray.own_cpus(run.num_cpus))
@@ -172,19 +171,6 @@ def start_ray(run: Run) -> int:
     if os.environ.get("RAY_ADDRESS"):
         return run.num_cpus or sys.maxsize  # nodes may join later
     return min(run.num_cpus or there, there)
-
-
-def _check_address(address: str) -> None:
-    """Fail at once where nobody listens; Ray itself would try for minutes."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not host or not port.isdigit():
-        return  # auto, local and the like
-    try:
-        socket.create_connection((host, int(port)), timeout=10).close()
-    except OSError as error:
-        raise ResourceError(
-            f"RAY_ADDRESS={address}: no Ray cluster answers ({error}); start it, or unset RAY_ADDRESS to run here"
-        ) from error
 
 
 def wait_for_cpu(seconds: float = 60.0, run: Run | None = None) -> None:

@@ -58,11 +58,6 @@ def strip_local(url: str) -> str:
     return os.path.abspath(url.split("://", 1)[-1])
 
 
-def in_job_folder(path: str) -> bool:
-    """Whether an absolute path lies where Ray unpacks what a job ships: a copy on each node, removed with the job."""
-    return "/runtime_resources/working_dir_files/" in path + "/"
-
-
 def file_system(url: str, options: Mapping[str, Any]) -> tuple[Any, str]:
     """The fsspec file system of `url` and the path within it; the driver package may be missing."""
     try:

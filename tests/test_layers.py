@@ -11,6 +11,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("operators", "pipeline", "training")
+TO_TRAINING = (
+    "manifest", "token_manifest", "errors", "storage", "lock", "yaml_file", "console", "ray_place",
+)  # fmt: skip
 # What a file of a folder may import of ours, by longest match of the dotted name.
 ALLOWED = {
     "operators": ("malmoi.operators",),
@@ -18,10 +21,7 @@ ALLOWED = {
     "training": (
         "malmoi.training",
         "malmoi.operators",
-        *(
-            f"malmoi.pipeline.{name}"
-            for name in ("manifest", "token_manifest", "errors", "storage", "lock", "yaml_file", "console")
-        ),
+        *(f"malmoi.pipeline.{name}" for name in TO_TRAINING),
     ),
 }
 BANNED = {"operators": ("ray", "torch"), "pipeline": ("torch",), "training": ()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import pyarrow as pa
 
 from malmoi.pipeline.errors import MalmoiError, ResourceError
 
+from . import ray_cluster
 from .code_eval import Limits, Outcome, run_program
 from .evaluate import Ask, Local
 from .evaluate_model import Place, load, load_tokenizer
@@ -111,13 +111,8 @@ def _collected(dataset: Any, count: int) -> list[Any]:
 
 
 def start_ray() -> None:
-    """The Ray that runs in this process, that of RAY_ADDRESS, or a new one."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    import ray
+    """The Ray that runs in this process, that of RAY_ADDRESS, or a new one; Ray Data without its bars."""
+    ray_cluster.start_ray()
+    import ray.data
 
-    if not ray.is_initialized():
-        address = os.environ.get("RAY_ADDRESS")
-        ray.init(
-            address=address or "local", include_dashboard=None if address else False, logging_level="ERROR"
-        )
     ray.data.DataContext.get_current().enable_progress_bars = False

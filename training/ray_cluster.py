@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import socket
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from malmoi.pipeline.errors import RecipeError, ResourceError
-from malmoi.pipeline.storage import in_job_folder, is_local, strip_local
+from malmoi.pipeline.ray_place import check_lasting, ray_address
+from malmoi.pipeline.storage import is_local
 
 from .recipe import TrainRecipe
 
@@ -20,26 +20,13 @@ def start_ray() -> None:
 
     if ray.is_initialized():
         return
-    address = os.environ.get("RAY_ADDRESS")
+    address = ray_address()
     if address:
-        _check_address(address)
         ray.init(address=address, logging_level="ERROR", log_to_driver=False)
     else:
         ray.init(  # not whatever cluster Ray finds a trace of on this machine
             address="local", include_dashboard=False, logging_level="ERROR", log_to_driver=False
         )
-
-
-def _check_address(address: str) -> None:
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not host or not port.isdigit():
-        return  # auto, local and the like
-    try:
-        socket.create_connection((host, int(port)), timeout=10).close()
-    except OSError as error:
-        raise ResourceError(
-            f"RAY_ADDRESS={address}: no Ray cluster answers ({error}); start it, or unset RAY_ADDRESS to run here"
-        ) from error
 
 
 def check_cluster(recipe: TrainRecipe) -> None:
@@ -73,11 +60,7 @@ def check_resources(recipe: TrainRecipe, nodes: Sequence[Mapping[str, float]]) -
 
 def check_paths(recipe: TrainRecipe, nodes: int) -> None:
     """Workers on several nodes need paths that all of them see, and none may be removed with the job."""
-    if is_local(recipe.output) and in_job_folder(strip_local(recipe.output)):
-        raise RecipeError(
-            f"output={recipe.output} lies in the job's working folder, which Ray removes with the job: give an "
-            "absolute path or a URL (output=s3://bucket/model)"
-        )
+    check_lasting(recipe.output)
     if (nodes < 2 and not recipe.workers.autoscaling) or recipe.workers.shared_filesystem:
         return
     places = {"output": recipe.output, "data.path": recipe.data.path, "model.path": recipe.model.path}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import socket
 
 import pytest
 import yaml
@@ -14,6 +15,7 @@ from malmoi.pipeline import cluster, submit, tokenize
 from malmoi.pipeline.config import parse_recipe
 from malmoi.pipeline.errors import RecipeError, ResourceError
 from malmoi.pipeline.follow import follow_job
+from malmoi.pipeline.ray_place import check_lasting, ray_address
 from malmoi.pipeline.recipe import Run
 from malmoi.pipeline.ship import working_folder
 
@@ -55,6 +57,43 @@ def test_a_tokenizer_that_came_with_the_job(monkeypatch, tmp_path):
     for path in ("/models/ko", "../ko", "~/ko"):
         with pytest.raises(ResourceError, match="a path of one machine"):
             cluster.check_shared(recipe(**tokenizers(path)), "/home/me")
+
+
+@pytest.mark.parametrize(
+    ("address", "told"),
+    [
+        ("127.0.0.1:1", r"RAY_ADDRESS=127.0.0.1:1: no Ray cluster answers \(.*refused"),
+        ("ray://127.0.0.1:1", "no Ray cluster answers"),
+        ("[::1]:1", "no Ray cluster answers"),
+        ("127.0.0.1:99999", "no Ray cluster answers"),
+        ("no-such-host.invalid:6379", "no Ray cluster answers"),
+        (NEAR, "a job server's, which `malmoi submit` goes to; want HEAD:6379"),
+    ],
+)
+def test_an_address_where_nobody_answers(monkeypatch, address, told):
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(ResourceError, match=told):
+        ray_address()
+
+
+@pytest.mark.parametrize("address", ["", "auto", "local"])
+def test_an_address_that_ray_looks_up(monkeypatch, address):
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    assert ray_address() == (address or None)
+
+
+def test_an_address_where_somebody_answers(monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        assert ray_address() == address
+
+
+def test_an_output_that_goes_with_the_job(tmp_path):
+    check_lasting("s3://bucket/runtime_resources/working_dir_files/run")
+    check_lasting(str(tmp_path))
+    with pytest.raises(RecipeError, match=r"output=.*/run lies in the job's working folder"):
+        check_lasting(str(tmp_path / JOB / "run"))
 
 
 def test_rows_on_this_disk(monkeypatch, tmp_path, tiny_tokenizer):

@@ -108,7 +108,7 @@ def test_ray_job_submit(three, malmoi, noted, tmp_path):
     ]
     inside = subprocess.run(command, cwd=made.folder, capture_output=True, text=True, check=False)
     assert inside.returncode != 0
-    assert "output: run would lie in the job's working folder" in inside.stdout
+    assert "output=run lies in the job's working folder" in inside.stdout
     command += [f"output={tmp_path}/there", "run.shared_filesystem=true"]
     done = subprocess.run(command, cwd=made.folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

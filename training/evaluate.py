@@ -175,6 +175,8 @@ def _shown(things: Sequence[Any]) -> Any:
 
 def evaluate(settings: EvaluateSettings, console: Console) -> dict[str, Any]:
     """Evaluate, print the tables, write and return the report."""
+    from . import evaluate_ray  # which imports this module
+
     tasks = read_tasks(settings.tasks) if settings.tasks is not None else None
     codes = tasks is not None and any(task.format == "humaneval" for task in tasks.tasks)
     if codes and not settings.allow_code_execution:
@@ -186,12 +188,12 @@ def evaluate(settings: EvaluateSettings, console: Console) -> dict[str, Any]:
     place = _place(settings)
     file = tokenizer_file(place, settings.tokenizer)
     tokenizer = load_tokenizer(file, place)
-    report = {"format_version": FORMAT, "model": describe(place, tokenizer), "versions": _versions()}
     window = check_sizes(place, tokenizer, settings.window)
+    if settings.workers:
+        evaluate_ray.check_cluster(settings.workers, settings.gpus_per_worker)
+    report = {"format_version": FORMAT, "model": describe(place, tokenizer), "versions": _versions()}
     work = plan_work(settings, tasks, tokenizer, window)
     if settings.workers:
-        from . import evaluate_ray
-
         pool: Any = evaluate_ray.RayPool(place, str(file), window, settings.workers, settings.gpus_per_worker)
         run = evaluate_ray.run_programs
     else:

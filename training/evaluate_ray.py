@@ -12,10 +12,10 @@ import pyarrow as pa
 
 from malmoi.pipeline.errors import MalmoiError, ResourceError
 
-from . import ray_cluster
 from .code_eval import Limits, Outcome, run_program
 from .evaluate import Ask, Local
 from .evaluate_model import Place, load, load_tokenizer
+from .ray_cluster import start_ray
 from .scoring import Batch
 
 # Below one, so that a pool over all CPUs leaves Ray Data room for its own tasks: it would wait for ever.
@@ -51,17 +51,8 @@ class RayPool:
     def answer(self, things: Sequence[Batch | Ask]) -> list[Any]:
         if not things:
             return []
-        start_ray()
         import ray
 
-        have = ray.cluster_resources()
-        cpus, gpus = have.get("CPU", 0.0), have.get("GPU", 0.0)
-        need_cpus, need_gpus = self.workers * _CPUS, self.workers * self.gpus
-        if need_cpus >= cpus or need_gpus > gpus:
-            raise ResourceError(
-                f"{self.workers} workers need more than {need_cpus:g} CPUs and {need_gpus:g} GPUs, "
-                f"the cluster has {cpus:g} and {gpus:g}; lower --workers"
-            )
         blocks = _blocks(things, self.workers * 4)
         dataset = ray.data.from_arrow(blocks).map_batches(
             Worker,
@@ -79,7 +70,6 @@ def run_programs(programs: Sequence[str], limits: Limits, at_once: int) -> list[
     """As `code_eval.run_programs`, as tasks of Ray Data of one CPU each; `at_once` is Ray's to choose."""
     if not programs:
         return []
-    start_ray()
     import ray
 
     def run(table: pa.Table) -> pa.Table:
@@ -110,9 +100,20 @@ def _collected(dataset: Any, count: int) -> list[Any]:
     return [answers[number] for number in range(count)]
 
 
-def start_ray() -> None:
-    """The Ray that runs in this process, that of RAY_ADDRESS, or a new one; Ray Data without its bars."""
-    ray_cluster.start_ray()
+def check_cluster(workers: int, gpus: float) -> None:
+    """Reach or start Ray; ResourceError where nobody answers, or it has no room for the workers.
+
+    Before anything that takes long. The Ray is the one in this process, that of RAY_ADDRESS, or a new one.
+    """
+    start_ray()
     import ray.data
 
     ray.data.DataContext.get_current().enable_progress_bars = False
+    have = ray.cluster_resources()
+    cpus, gpus_there = have.get("CPU", 0.0), have.get("GPU", 0.0)
+    need_cpus, need_gpus = workers * _CPUS, workers * gpus
+    if need_cpus >= cpus or need_gpus > gpus_there:
+        raise ResourceError(
+            f"{workers} workers need more than {need_cpus:g} CPUs and {need_gpus:g} GPUs, "
+            f"the cluster has {cpus:g} and {gpus_there:g}; lower --workers"
+        )

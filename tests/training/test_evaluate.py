@@ -21,6 +21,7 @@ from train_rows import make_rows, recipe
 from malmoi.pipeline.errors import ChangedError, MalmoiError, RecipeError, ResourceError
 from malmoi.pipeline.storage import Folder
 from malmoi.pipeline.token_manifest import read_token_manifest
+from malmoi.training import evaluate as module
 from malmoi.training.evaluate import EvaluateSettings, evaluate, report_text
 from malmoi.training.evaluate_model import find_model, load
 
@@ -255,6 +256,15 @@ def test_the_command(folder, given, tmp_path, monkeypatch, capsys):
     assert json.loads((tmp_path / "r.json").read_text())["heldout"]["all"]["documents"] == 2
 
 
+def test_a_cluster_that_does_not_answer(folder, given, monkeypatch):
+    """Told before the model is read and the text is tokenized."""
+    monkeypatch.setattr(module, "describe", lambda *_: pytest.fail("the model was read"))
+    monkeypatch.setattr(module, "plan_work", lambda *_: pytest.fail("the text was tokenized"))
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    with pytest.raises(ResourceError, match="no Ray cluster answers"):
+        run(EvaluateSettings(str(folder), heldout=given["heldout"], workers=1))
+
+
 @pytest.mark.ray
 def test_on_ray_it_is_the_same(folder, given, tmp_path, monkeypatch):
     import ray
@@ -269,7 +279,8 @@ def test_on_ray_it_is_the_same(folder, given, tmp_path, monkeypatch):
     ray.init(address="local", num_cpus=2, include_dashboard=False, logging_level="ERROR")
     try:
         run(dataclasses.replace(settings, out=str(tmp_path / "ray.json"), workers=2))
-        with pytest.raises(MalmoiError, match="9 workers need more than"):
+        monkeypatch.setattr(module, "plan_work", lambda *_: pytest.fail("the text was tokenized"))
+        with pytest.raises(ResourceError, match="9 workers need more than"):
             run(dataclasses.replace(settings, out=None, workers=9))
     finally:
         ray.shutdown()

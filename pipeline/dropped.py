@@ -1,4 +1,4 @@
-"""Stage `write`, the rest: what is not in the corpus, with the reason, part by part.
+"""Stage `split`, the rest: what is not in the corpus, with the reason, part by part.
 
 dropped/<part>.rules.parquet holds the documents that a rule dropped and is written by the stage that judges them,
 dropped/<part>.decided.parquet those that deduplication or the mixture left out. Both have the columns of
@@ -18,19 +18,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from .errors import MalmoiError
 from .json_lines import json_lines
 from .parquet_out import RowGroupWriter
 from .shards import fit, open_parquet, part_file
 from .storage import Folder
-from .written import hash_file
 
 EVIDENCE = pa.schema(
     [
@@ -42,36 +39,45 @@ EVIDENCE = pa.schema(
 _QUARANTINE = "quarantine."
 
 
-def write_dropped(folder: Folder, part: int) -> dict[str, Any]:
-    """Write dropped/ and quarantine/ of one part.
-
-    Counts: of the documents that the rules kept: read, kept (in the corpus), dropped by reason, quarantined,
-    text_bytes (read), kept_bytes; of the two files: dropped_rows, quarantine_rows.
-    """
+@contextmanager
+def leaving(folder: Folder, part: int, documents: pa.Schema) -> Iterator[Leaving]:
+    """The two files of a part, open, with the malformed records of stage `filter` in them; whole when this ends."""
     names = [f"dropped/part-{part:05d}.decided.parquet", f"quarantine/part-{part:05d}.parquet"]
     with ExitStack() as stack:
-        enter = stack.enter_context
-        kept, bad, verdicts = (
-            enter(open_parquet(folder, part_file(part, kind))) for kind in ("kept", "quarantine", "verdict")
-        )
-        verdict = _checked(verdicts.read(), kept, part)
-        schema = with_evidence(kept.schema_arrow)
-        out = enter(_writer(folder, names[0], schema))
-        aside = enter(_writer(folder, names[1], bad.schema_arrow))
-        for table in _groups(bad):
-            aside.write(table)
-        start = 0
-        for table in _groups(kept):
-            judged = _judged(table, verdict.slice(start, table.num_rows))
-            is_bad = pc.starts_with(judged.column("drop"), _QUARANTINE)
-            if pc.any(is_bad).as_py():
-                aside.write(_as_quarantine(judged.filter(is_bad), table.column_names, bad.schema_arrow))
-                judged = judged.filter(pc.invert(is_bad))
-            out.write(fit(judged, schema))
-            start += table.num_rows
-        rows = {"dropped_rows": out.rows, "quarantine_rows": aside.rows}
-    counts = _counts(folder, part, verdict)
-    return {**counts, **rows, "files": [hash_file(folder, name) for name in names]}
+        bad = stack.enter_context(open_parquet(folder, part_file(part, "quarantine")))
+        schemas = (with_evidence(documents), bad.schema_arrow)
+        writers = [stack.enter_context(_writer(folder, *one)) for one in zip(names, schemas, strict=True)]
+        for group in range(bad.num_row_groups):
+            writers[1].write(bad.read_row_group(group))
+        yield Leaving(names, *writers)
+
+
+@dataclass(frozen=True)
+class Leaving:
+    """Where the documents of a part go that are not in the corpus."""
+
+    names: list[str]
+    dropped: RowGroupWriter
+    quarantine: RowGroupWriter
+
+    def write(self, table: pa.Table, verdict: pa.Table) -> None:
+        """Of these documents, those that the verdict leaves out, with reason and evidence."""
+        columns = {name: table.column(name) for name in table.column_names if name not in EVIDENCE.names}
+        columns |= {"drop": verdict.column("reason")} | {
+            name: verdict.column(name) for name in EVIDENCE.names
+        }
+        judged = pa.table(columns).filter(pc.equal(verdict.column("copies"), 0))
+        is_bad = pc.starts_with(judged.column("drop"), _QUARANTINE)
+        if pc.any(is_bad).as_py():
+            bad = judged.filter(is_bad)
+            self.quarantine.write(_as_quarantine(bad, table.column_names, self.quarantine.schema))
+            judged = judged.filter(pc.invert(is_bad))
+        self.dropped.write(fit(judged, self.dropped.schema))
+
+    @property
+    def rows(self) -> dict[str, int]:
+        """How many have been written, as the counts of a job."""
+        return {"dropped_rows": self.dropped.rows, "quarantine_rows": self.quarantine.rows}
 
 
 def with_evidence(documents: pa.Schema) -> pa.Schema:
@@ -84,36 +90,6 @@ def with_evidence(documents: pa.Schema) -> pa.Schema:
 def _writer(folder: Folder, name: str, schema: pa.Schema) -> Iterator[RowGroupWriter]:
     with folder.create(name) as sink, RowGroupWriter(sink, schema) as writer:
         yield writer
-
-
-def _groups(file: pq.ParquetFile) -> Iterator[pa.Table]:
-    for group in range(file.num_row_groups):
-        yield file.read_row_group(group)
-
-
-def _checked(verdict: pa.Table, kept: pq.ParquetFile, part: int) -> pa.Table:
-    """The verdicts, one a kept document; a document is either in the corpus or has a reason."""
-    where = f"write/part-{part:05d}"
-    if verdict.num_rows != kept.metadata.num_rows:
-        raise MalmoiError(
-            f"{where}: {verdict.num_rows:,} verdicts for {kept.metadata.num_rows:,} kept documents"
-        )
-    out = verdict.column("copies").to_numpy() == 0
-    reason = pc.is_valid(verdict.column("reason")).to_numpy()
-    if np.any(out != reason):
-        row = int(np.flatnonzero(out != reason)[0])
-        found = verdict.select(["copies", "reason"]).slice(row, 1).to_pylist()[0]
-        raise MalmoiError(
-            f"{where}: row {row:,}: want no copies and a reason, or copies and none, got {found}"
-        )
-    return verdict
-
-
-def _judged(table: pa.Table, verdict: pa.Table) -> pa.Table:
-    """The documents that are not in the corpus, with reason and evidence."""
-    columns = {name: table.column(name) for name in table.column_names if name not in EVIDENCE.names}
-    columns |= {"drop": verdict.column("reason")} | {name: verdict.column(name) for name in EVIDENCE.names}
-    return pa.table(columns).filter(pc.equal(verdict.column("copies"), 0))
 
 
 def _as_quarantine(table: pa.Table, names: list[str], schema: pa.Schema) -> pa.Table:
@@ -135,21 +111,3 @@ def _as_quarantine(table: pa.Table, names: list[str], schema: pa.Schema) -> pa.T
         "raw": raw,
     }
     return fit(pa.table(columns), schema)
-
-
-def _counts(folder: Folder, part: int, verdict: pa.Table) -> dict[str, Any]:
-    with open_parquet(folder, part_file(part, "keys")) as file:
-        text_bytes = file.read(["text_bytes"]).column("text_bytes").to_numpy()
-    stays = verdict.column("copies").to_numpy() > 0
-    reasons = pc.value_counts(verdict.column("reason").drop_null()).to_pylist()
-    found = {row["values"]: row["counts"] for row in sorted(reasons, key=lambda row: str(row["values"]))}
-    bad = {name: count for name, count in found.items() if name.startswith(_QUARANTINE)}
-    return {
-        "read": verdict.num_rows,
-        "kept": int(stays.sum()),
-        "dropped": {name: count for name, count in found.items() if name not in bad},
-        "quarantined": sum(bad.values()),
-        "quarantine_reasons": bad,
-        "text_bytes": int(text_bytes.sum()),
-        "kept_bytes": int(text_bytes[stays].sum()),
-    }

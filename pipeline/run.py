@@ -19,7 +19,6 @@ from .card import write_card
 from .careful import filter_carefully
 from .cluster import check_shared
 from .config import load_recipe
-from .dropped import write_dropped
 from .engine import Counts, EngineKind, Job, run_jobs, start_ray
 from .errors import ChangedError
 from .filtering import STAGE as FILTER
@@ -34,8 +33,8 @@ from .plan import Plan, make_plan
 from .progress import stage_progress
 from .recipe import Recipe
 from .report import print_summary
-from .scatter import scatter
 from .shards import corpus_schema, measure_part, plan_shards
+from .split import split
 from .spread import diversity
 from .storage import Folder
 from .tokenize import FOLDER as TOKENS
@@ -196,13 +195,9 @@ def _stages(session: Session) -> Manifest:
     shards = plan_shards(
         [measure_part(folder, i) for i in parts], plan.recipe.write, plan.recipe.seed, schema
     )
-    if plan.recipe.write.shuffle:
-        session.run("scatter", [Job("scatter", part_name(i), scatter, (shards, i)) for i in parts])
+    aside = session.run("split", [Job("split", part_name(i), split, (shards, i)) for i in parts])
     jobs = [Job("write", f"shard-{i:05d}", gather, (shards.of(i), i)) for i in range(shards.num_shards)]
     written = session.run("write", jobs)
-    aside = session.run(
-        "dropped", [Job("dropped", part_name(i), write_dropped, i) for i in parts], shown=False
-    )
     check_steps(plan.steps, plan.identity["operators"])
     manifest = build_manifest(
         plan, filtered, decided, written, aside, diversity(folder, filtered, written, decided)
@@ -236,7 +231,7 @@ def _clean(folder: Folder) -> None:
     folder.clean_temps()
     for stage in ("scatter", "verify"):
         folder.remove_all(folder.list(f"stages/{stage}"))
-    clean_marks(folder, (FILTER, "decide", "write", "dropped"))
+    clean_marks(folder, (FILTER, "decide", "split", "write"))
 
 
 def _same_plan(folder: Folder, plan: Plan, *, but: str = "") -> None:

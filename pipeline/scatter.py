@@ -12,16 +12,17 @@ outweigh the text.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from .batches import read_batches, write_batches
+from .batches import read_batches, take_rows, write_batches
 from .recipe import Write
-from .shards import EPOCH, ShardPlan, read_copies, slices_of, take_copies
+from .shards import EPOCH, ShardPlan, read_copies, slices_of
 from .storage import Folder
+from .written import FileRecord
 
 RUN_BYTES = 64 * 1024**2
 ORDER = "order key"
@@ -95,29 +96,40 @@ def _runs(key: np.ndarray, text_bytes: np.ndarray) -> list[np.ndarray]:
     return [piece[np.argsort(key[piece], kind="stable")] for piece in pieces]
 
 
-def scatter(folder: Folder, work: tuple[ShardPlan, int]) -> dict[str, Any]:
-    """Set the rows of one part aside by slice. Counts: read = kept = rows, text_bytes."""
-    plan, part = work
+def scatter(folder: Folder, plan: ShardPlan, part: int, tables: Iterable[pa.Table]) -> list[FileRecord]:
+    """Set the rows of one part aside by slice. `tables`: its documents of the corpus in their order, each once."""
     copies = read_copies(folder, part)
     key = order_key(copies.id_lo, copies.id_hi, copies.epoch, plan.seed)
     buckets = plan.num_shards * plan.slices
     bucket = shard_of(key, buckets)  # the shard, in finer steps
-    runs = _runs(key, copies.text_bytes)
+    place = np.cumsum(copies.epoch == 0) - 1  # which document each copy is of
 
     def rows() -> Iterator[tuple[np.ndarray, pa.Table]]:
-        for run in runs:
-            table = take_copies(folder, plan, part, copies, run)
-            yield bucket[run], table.append_column(ORDER, pa.array(key[run]))
+        first = 0
+        for chunks in _collected(tables):
+            last = first + sum(chunk.num_rows for chunk in chunks)
+            start, stop = np.searchsorted(place, [first, last]).tolist()
+            for run in _runs(key[start:stop], copies.text_bytes[start:stop]):
+                table = take_rows(chunks, place[start + run] - first)
+                table = table.append_column(EPOCH, pa.array(copies.epoch[start + run]))
+                yield bucket[start + run], table.append_column(ORDER, pa.array(key[start + run]))
+            first = last
 
-    files = write_batches(folder, scatter_name(part), buckets, rows())
-    return {
-        "read": len(key),
-        "kept": len(key),
-        "dropped": {},
-        "quarantined": 0,
-        "text_bytes": int(copies.text_bytes.sum()),
-        "files": files,
-    }
+    return write_batches(folder, scatter_name(part), buckets, rows())
+
+
+def _collected(tables: Iterable[pa.Table]) -> Iterator[list[pa.RecordBatch]]:
+    """Tables together, up to about RUN_BYTES of text."""
+    chunks: list[pa.RecordBatch] = []
+    size = 0
+    for table in tables:
+        chunks += table.to_batches()
+        size += pc.sum(pc.binary_length(table.column("text"))).as_py() or 0
+        if size >= RUN_BYTES:
+            yield chunks
+            chunks, size = [], 0
+    if chunks:
+        yield chunks
 
 
 def _with_order(plan: ShardPlan) -> pa.Schema:

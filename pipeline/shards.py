@@ -3,10 +3,10 @@
 | file                               | made by                 | holds                                      |
 |------------------------------------|-------------------------|--------------------------------------------|
 | corpus/shard-00000-of-00004.*      | `gather.gather`         | the corpus; 3 copies are 3 rows            |
-| stages/scatter/part-00000.batches  | `scatter.scatter`       | rows on their way, only where shuffled     |
+| stages/scatter/part-00000.batches  | `split.split`           | rows on their way, only where shuffled     |
 | dropped/part-00000.rules.parquet   | `filtering.filter_part` | what a rule dropped, why, all its signals  |
-| dropped/part-00000.decided.parquet | `dropped.write_dropped` | duplicates and what the mixture left out   |
-| quarantine/part-00000.parquet      | `dropped.write_dropped` | malformed records, documents of equal id   |
+| dropped/part-00000.decided.parquet | `split.split`         | duplicates and what the mixture left out   |
+| quarantine/part-00000.parquet      | `split.split`         | malformed records, documents of equal id   |
 
 Shards are cut by UTF-8 bytes of text before compression, so their number is known before a document is
 moved: with `shuffle` by a hash of (source, id, epoch, seed), else by (part, row, epoch). The bytes of a
@@ -78,6 +78,11 @@ class ShardPlan:
         return replace(
             self, parts=tuple(self.parts[i] for i in here), starts=tuple(self.starts[i] for i in here)
         )
+
+    @property
+    def documents(self) -> pa.Schema:
+        """The columns of the corpus but for the epoch, which documents do not have."""
+        return pa.schema([field for field in self.schema if field.name != EPOCH])
 
     @property
     def slices(self) -> int:
@@ -237,6 +242,5 @@ def fit(table: pa.Table, schema: pa.Schema) -> pa.Table:
 def take_copies(folder: Folder, plan: ShardPlan, part: int, copies: Copies, chosen: np.ndarray) -> pa.Table:
     """The rows at `chosen` (positions in `copies`, any order), with their epoch."""
     rows, where = np.unique(copies.row[chosen], return_inverse=True)
-    body = pa.schema([field for field in plan.schema if field.name != EPOCH])
-    table = read_rows(folder, part, rows, body).take(pa.array(where))
+    table = read_rows(folder, part, rows, plan.documents).take(pa.array(where))
     return table.append_column(EPOCH, pa.array(copies.epoch[chosen], pa.int32())).combine_chunks()

@@ -24,8 +24,8 @@ from .watch import ALIVE, LOG, RUNNING
 
 State = Literal["finished", "running", "stale", "stopped", "not started"]
 
-STAGES = ("filter", "verify", "decide", "scatter", "write", "dropped")  # then others of the log, in its order
-PASSING = ("verify", "scatter")  # their files go when the run is finished
+STAGES = ("filter", "verify", "decide", "split", "write")  # then others of the log, in its order
+PASSING = ("verify",)  # their files go when the run is finished
 COMMIT = ".commit.json"
 STALE_BEATS = 6  # signs of life that may be missed: a busy disk or store is no dead run
 TOP_REASONS = 8
@@ -83,7 +83,7 @@ class Status:
         rows = tuple(_row(stage) for stage in self.stages)
         found = [Sheet("Stages", columns, rows)]
         for stage in self.stages:
-            if stage.name == "dropped":
+            if stage.name == "split":
                 continue  # writes down what the stages before it decided
             ranked = sorted(stage.dropped.items(), key=lambda item: (-item[1], item[0]))[:TOP_REASONS]
             reasons = tuple((name, f"{count:,}", share(count, stage.read)) for name, count in ranked)
@@ -220,13 +220,12 @@ def _stages(
 ) -> Iterable[StageStatus]:
     """The stages that have begun or whose size is known, in their order."""
     parts = int(plan.get("parts", 0))
-    shuffle = bool(plan.get("recipe", {}).get("write", {}).get("shuffle", True))
     totals: dict[str, int | None] = {"filter": parts, "decide": 1, "write": None}
     for event in events:
         if event.get("event") == "stage_start" and event.get("stage") != "verify":
             totals[str(event.get("stage"))] = int(event.get("parts", 0))
     for name in dict.fromkeys((*STAGES, *totals)):
-        if name in PASSING and (finished or (name == "scatter" and not shuffle)):
+        if name in PASSING and finished:
             continue
         names = folder.list(f"stages/{name}")
         done = {Path(x).name.removesuffix(COMMIT) for x in names if x.endswith(COMMIT)}

@@ -13,7 +13,7 @@ def _load() -> None:
 
     from malmoi.operators import exact
 
-    from . import ahead, careful, decide, dropped, filtering, gather, scatter
+    from . import ahead, careful, decide, filtering, gather, split
 
     if ahead.compiled():  # to compile is not for here
         exact.text_hash(pa.array([""], pa.large_string()))  # the first kernel brings most of numba in

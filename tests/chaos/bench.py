@@ -25,9 +25,8 @@ ROOT = Path(__file__).resolve().parents[2]
 ON_WORKERS = (
     "filter",
     "verify",
-    "scatter",
+    "split",
     "write",
-    "dropped",
     "index",
 )  # stages whose jobs Ray's workers do
 Process = subprocess.Popen[bytes] | Forked
@@ -79,11 +78,12 @@ def stage_of(name: str) -> str:
     if name.endswith(".rules.parquet"):
         return "filter"
     if first == "stages":
-        return rest.partition("/")[0]
+        stage = rest.partition("/")[0]
+        return "split" if stage == "scatter" else stage
     return {
         "corpus": "write",
-        "dropped": "dropped",
-        "quarantine": "dropped",
+        "dropped": "split",
+        "quarantine": "split",
         "index": "index",
         "plan.json": "plan",
     }.get(first, "end")

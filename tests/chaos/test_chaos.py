@@ -19,7 +19,7 @@ from .bench import ROOT, Fault
 FAULTS = (
     # Ray: a worker, a raylet with its worker, the driver; a disk that is full under one worker
     Fault("point", "ray", "shuffled", "filter", "stages/filter/part-00001.kept.parquet", "part", "self"),
-    Fault("point", "ray", "shuffled", "scatter", "stages/scatter/part-00002.batches", "whole", "raylet"),
+    Fault("point", "ray", "shuffled", "split", "stages/scatter/part-00002.batches", "whole", "raylet"),
     Fault(
         "point",
         "ray",
@@ -33,7 +33,7 @@ FAULTS = (
     # in one process, which is the driver and the worker
     Fault("point", "local", "shuffled", "filter", "stages/filter/part-00003.commit.json", "open", "self"),
     Fault("point", "local", "in-order", "decide", "stages/decide/all.commit.json", "whole", "self"),
-    Fault("point", "local", "in-order", "dropped", "dropped/part-00003.decided.parquet", "part", "self"),
+    Fault("point", "local", "in-order", "split", "dropped/part-00003.decided.parquet", "part", "self"),
     Fault("point", "local", "shuffled", "end", "manifest.json", "whole", "self"),
     Fault("damage", "local", "shuffled", "filter", "stages/filter/part-00002.keys.parquet", "tear"),
     Fault("damage", "local", "shuffled", "decide", "stages/decide/part-00001.verdict.parquet", "corrupt"),

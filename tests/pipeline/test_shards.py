@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 
 from malmoi.pipeline import scatter as scatter_module
 from malmoi.pipeline import shards
-from malmoi.pipeline.dropped import write_dropped
 from malmoi.pipeline.errors import MalmoiError
 from malmoi.pipeline.gather import gather
 from malmoi.pipeline.recipe import Write
-from malmoi.pipeline.scatter import ORDER, key_order, order_key, scatter, shard_of
+from malmoi.pipeline.scatter import ORDER, key_order, order_key, shard_of
 from malmoi.pipeline.shards import PartSize, corpus_schema, measure_part, part_file, plan_shards
+from malmoi.pipeline.split import split
 from malmoi.pipeline.storage import Folder
 
 TEXTS = [
@@ -108,12 +108,15 @@ def write_part(folder, part, copies, group_rows=3):
     return kept
 
 
-def run(folder, parts, seed=0, **write):
+def planned(folder, parts, seed=0, **write):
     schema = corpus_schema(DOCUMENTS, ["url", "stars"])
-    plan = plan_shards([measure_part(folder, part) for part in parts], Write(**write), seed, schema)
-    if plan.shuffle:
-        for part in parts:
-            scatter(folder, (plan, part))
+    return plan_shards([measure_part(folder, part) for part in parts], Write(**write), seed, schema)
+
+
+def run(folder, parts, seed=0, **write):
+    plan = planned(folder, parts, seed, **write)
+    for part in parts:
+        split(folder, (plan, part))
     return plan, [gather(folder, (plan, shard)) for shard in range(plan.num_shards)]
 
 
@@ -228,7 +231,8 @@ def test_remote_folder_gives_the_same_shards(parts, shuffle):
         write_part(remote, part, copies)
     found = [run(folder, COPIES, shuffle=shuffle, shard_bytes=1024) for folder in (local, remote)]
     assert found[0] == found[1]
-    assert write_dropped(remote, 0) == write_dropped(local, 0)
+    plan = found[0][0]
+    assert split(remote, (plan, 0)) == split(local, (plan, 0))
 
 
 def test_files_are_what_the_counts_say(parts):
@@ -288,24 +292,25 @@ def test_a_part_without_an_extra_column_and_one_of_another_type(tmp_path):
 def test_verdicts_that_do_not_fit(tmp_path):
     folder = Folder(str(tmp_path))
     write_part(folder, 0, [1, 1, -1])
+    work = (planned(folder, [0]), 0)
     verdict = pq.read_table(folder.join(part_file(0, "verdict")))
     pq.write_table(verdict.slice(1), folder.join(part_file(0, "verdict")))
     with pytest.raises(MalmoiError, match="2 verdicts for 3 kept"):
         measure_part(folder, 0)
     with pytest.raises(MalmoiError, match="2 verdicts for 3 kept"):
-        write_dropped(folder, 0)
+        split(folder, work)
     copies = pa.array([0, 1, 0], pa.int32())
     pq.write_table(verdict.set_column(0, "copies", copies), folder.join(part_file(0, "verdict")))
     with pytest.raises(MalmoiError, match=r"part-00000: row 0: want .* got {'copies': 0, 'reason': None}"):
-        write_dropped(folder, 0)
+        split(folder, work)
     folder.remove(part_file(0, "kept"))
     with pytest.raises(MalmoiError, match=r"kept.parquet: cannot be read"):
-        write_dropped(folder, 0)
+        split(folder, work)
 
 
 def test_dropped_and_quarantine(parts):
     folder, _ = parts
-    counts = write_dropped(folder, 0)
+    counts = split(folder, (planned(folder, [0]), 0))
     assert counts["dropped"] == {"exact_dedup.duplicate": 3, "mixture.not_chosen": 6}
     assert (counts["read"], counts["kept"], counts["quarantined"]) == (24, 12, 3)
     dropped = pq.read_table(folder.join("dropped/part-00000.decided.parquet"))
@@ -328,7 +333,7 @@ def test_dropped_and_quarantine(parts):
     assert {name: record[name] for name in ("id", "text", "url", "stars")} == {
         name: original[name] for name in ("id", "text", "url", "stars")
     }
-    assert write_dropped(folder, 1)["read"] == 0
+    assert split(folder, (planned(folder, [1]), 1))["read"] == 0
     for name in ("dropped/part-0000{}.decided.parquet", "quarantine/part-0000{}.parquet"):
         empty, full = (pq.read_schema(folder.join(name.format(part))) for part in (1, 0))
         assert empty == full

@@ -146,7 +146,7 @@ def test_the_log(started):
     assert [events[0]["event"], events[-1]["event"]] == ["run_start", "run_end"]
     assert events[-1]["outcome"] == "finished"
     assert events[0]["plan"] == started.key
-    for stage, count in (("filter", started.num_parts), ("write", 1), ("scatter", started.num_parts)):
+    for stage, count in (("filter", started.num_parts), ("write", 1), ("split", started.num_parts)):
         names = [x["event"] for x in events if x.get("stage") == stage]
         assert names.count("part_start") == names.count("part_commit") == count
         assert names.count("stage_start") == names.count("stage_end") == 1

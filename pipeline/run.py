@@ -59,26 +59,30 @@ class Session:
     engine: EngineKind
     still_ours: Callable[[], None]
     num_cpus: int = 1
-    started: bool = False
     seconds: dict[str, float] = field(default_factory=dict)
     log: RunLog | None = None
 
-    def run(self, stage: str, jobs: list[Job], *, shown: bool = True) -> list[Counts]:
-        """Run the jobs of a stage with progress; Ray starts with the first stage that has work."""
-        if self.engine == "ray" and not self.started:
-            where = os.environ.get("RAY_ADDRESS", "this machine")
-            cold = not ahead.compiled()
-            more = "; the first run also compiles the kernels, some 20 seconds" if cold else ""
-            self.console.print(f"Ray on {escape(where)}{more}", soft_wrap=True)
+    def start(self) -> None:
+        """Reach or start Ray, and see whether it has what the recipe needs; nothing is written in the folder."""
+        if self.engine != "ray":
+            return
+        where = os.environ.get("RAY_ADDRESS", "this machine")
+        more = "" if ahead.compiled() else "; the first run also compiles the kernels, some 20 seconds"
+        self.console.print(f"Ray on {escape(where)}{more}", soft_wrap=True)
+        begin = time.perf_counter()
+        self.num_cpus = start_ray(self.plan.recipe.run)
+        check_shared(self.plan.recipe, self.plan.base)
+        self._count("start", time.perf_counter() - begin)
+
+    def compile(self) -> None:
+        """Compile the kernels that are not compiled yet, where the workers are on this machine."""
+        if self.engine == "ray" and local_ray.is_ours() and not ahead.compiled():
             begin = time.perf_counter()
-            self.num_cpus = start_ray(self.plan.recipe.run)
-            check_shared(self.plan.recipe, self.plan.base)
-            self.took("start", time.perf_counter() - begin)
-            self.started = True
-            if cold and local_ray.is_ours():
-                begin = time.perf_counter()
-                ahead.compile_ahead(self.plan.steps)
-                self.took("compile", time.perf_counter() - begin)
+            ahead.compile_ahead(self.plan.steps)
+            self.took("compile", time.perf_counter() - begin)
+
+    def run(self, stage: str, jobs: list[Job], *, shown: bool = True) -> list[Counts]:
+        """Run the jobs of a stage with progress."""
         jobs = [replace(job, plan=self.plan.key) for job in jobs]
         if self.log is not None:
             self.log.stage_start(stage, len(jobs))
@@ -95,9 +99,12 @@ class Session:
 
     def took(self, stage: str, seconds: float) -> None:
         """Add to the stage's time, over all calls that worked on this run, and keep it in the folder."""
+        self._count(stage, seconds)
+        self.folder.write_bytes(REPORT, json.dumps(self.seconds, indent=1).encode())
+
+    def _count(self, stage: str, seconds: float) -> None:
         for name in (stage, "total"):
             self.seconds[name] = self.seconds.get(name, 0.0) + seconds
-        self.folder.write_bytes(REPORT, json.dumps(self.seconds, indent=1).encode())
 
     def _run(self, stage: str, jobs: list[Job], tick: Callable[[Counts], None]) -> list[Counts]:
         if self.log is not None:
@@ -157,7 +164,7 @@ def run_plan(plan: Plan, *, console: Console, engine: EngineKind = "ray", summar
 def _corpus(plan: Plan, console: Console, engine: EngineKind, summary: bool) -> Manifest:
     folder = Folder(plan.recipe.output, plan.recipe.output_options)
     with only_run(folder) as still_ours:
-        _same_plan(folder, plan, but="libraries" if folder.exists(MANIFEST) else "")
+        _check_plan(folder, plan, but="libraries" if folder.exists(MANIFEST) else "")
         done = _finished(folder, console)
         if done is not None:
             _clean(folder)
@@ -165,10 +172,14 @@ def _corpus(plan: Plan, console: Console, engine: EngineKind, summary: bool) -> 
             if summary:
                 print_summary(done, _report(folder), console, folder.url)
             return done
-        _same_plan(folder, plan)
+        _check_plan(folder, plan)
+        session = Session(plan, folder, console, engine, still_ours, seconds=_report(folder))
+        session.start()
+        if not folder.exists(PLAN):
+            folder.write_bytes(PLAN, _text(plan.identity).encode())
         folder.clean_temps()
-        with logged(folder, plan.key, plan.recipe.name) as log:
-            session = Session(plan, folder, console, engine, still_ours, seconds=_report(folder), log=log)
+        with logged(folder, plan.key, plan.recipe.name) as session.log:
+            session.compile()
             manifest = _stages(session)
         _clean(folder)
         if summary:
@@ -234,8 +245,8 @@ def _clean(folder: Folder) -> None:
     clean_marks(folder, (FILTER, "decide", "split", "write"))
 
 
-def _same_plan(folder: Folder, plan: Plan, *, but: str = "") -> None:
-    """Write the plan's identity into a new folder; refuse a folder that holds another's.
+def _check_plan(folder: Folder, plan: Plan, *, but: str = "") -> None:
+    """Refuse a folder that holds a run of another plan.
 
     `but`: a part of the identity that may differ (a finished run is not made again by newer libraries).
     """
@@ -244,7 +255,6 @@ def _same_plan(folder: Folder, plan: Plan, *, but: str = "") -> None:
             raise ChangedError(
                 f"{folder.url}: holds parts of a run but not its {PLAN}; choose another `output`, or delete the folder"
             )
-        folder.write_bytes(PLAN, _text(plan.identity).encode())
         return
     try:
         held = json.loads(folder.read_bytes(PLAN))

@@ -31,6 +31,7 @@ from .manifest import Manifest, Output
 from .outcome import add_counts
 from .plan import malmoi_version
 from .progress import stage_progress
+from .ray_place import check_lasting
 from .recipe import Run, Tokenize
 from .sources import Piece, split_parts
 from .storage import Folder, is_local
@@ -181,21 +182,24 @@ def tokenize(
     """
     folder = plan.output
     with only_run(folder) as still_ours:
-        _same_plan(folder, plan)
+        _check_plan(folder, plan)
         done = _finished(folder, console)
         if done is not None:
             console.print(f"all done already: {escape(folder.url)} (nothing was read or written)")
             print_rows(done, console, folder.url, None)
             return done
-        folder.clean_temps()
         encoder = plan.encoder
         console.print(f"tokenizer {escape(encoder.name)} by {encoder.library}: {escape(encoder.why)}")
         jobs = [Job(STAGE, shard_name(part.index), tokenize_part, part, plan=plan.key) for part in plan.parts]
         run = run or Run()
         num_cpus = 1
         if engine == "ray":
+            check_lasting(folder.url)
             num_cpus = start_ray(run)
             check_reach(_local_paths(plan), run, ".")
+        if not folder.exists(PLAN):
+            folder.write_bytes(PLAN, _text(plan).encode())
+        folder.clean_temps()
         begin = time.perf_counter()
         with stage_progress(STAGE, len(jobs), console) as tick:
 
@@ -256,11 +260,14 @@ def _finished(folder: Folder, console: Console) -> TokenManifest | None:
     return manifest
 
 
-def _same_plan(folder: Folder, plan: TokenPlan) -> None:
-    """Write the plan into a new folder; ChangedError naming what differs where it holds another's."""
+def _text(plan: TokenPlan) -> str:
+    return json.dumps(plain(plan.identity), indent=1, ensure_ascii=False) + "\n"
+
+
+def _check_plan(folder: Folder, plan: TokenPlan) -> None:
+    """ChangedError naming what differs where the folder holds rows of another plan."""
     now = plain(plan.identity)
     if not folder.exists(PLAN):
-        folder.write_bytes(PLAN, (json.dumps(now, indent=1, ensure_ascii=False) + "\n").encode())
         return
     try:
         before = dict(json.loads(folder.read_bytes(PLAN)))

@@ -10,7 +10,7 @@ import json
 import shutil
 import tempfile
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -59,8 +59,14 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def begin(given: TrainRecipe, plan: TrainPlan, launcher: Launcher = "local") -> dict[str, Any]:
-    """Record that a run begins, or see that it may go on; the record. `result` in it is None if there is more to do.
+def begin(
+    given: TrainRecipe,
+    plan: TrainPlan,
+    launcher: Launcher = "local",
+    check: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:
+    """Record that a run begins, or see that it may go on; the record. `result` in it is None if there is more to do;
+    then `check` was called before anything was written.
 
     ChangedError with a line for each key of the recipe that is not what the run began with, or where Ray Train should
     go on with what `--local` wrote: it does not know these checkpoints, and would begin anew.
@@ -84,6 +90,7 @@ def begin(given: TrainRecipe, plan: TrainPlan, launcher: Launcher = "local") -> 
             "versions": {name: _version(name) for name in _LIBRARIES},
             "result": None,
         }
+        check()
         _write(folder, record)
         return record
     had, has = _flat(record["decisive"]), _flat(decisive(given))
@@ -100,14 +107,16 @@ def begin(given: TrainRecipe, plan: TrainPlan, launcher: Launcher = "local") -> 
             + "\n".join(lines)
         )
     before = record.get("launcher", launcher)
-    if before == launcher or record["result"] is not None:
+    if record["result"] is not None:
         return record
-    if launcher == "ray":
+    if launcher == "ray" and before != "ray":
         raise ChangedError(
             f"{folder.url}: this run has checkpoints of --local, which Ray Train does not know; go on with --local, or "
             "take another `output`"
         )
-    _write(folder, {**record, "launcher": launcher})
+    check()
+    if before != launcher:
+        _write(folder, {**record, "launcher": launcher})
     return record
 
 

@@ -33,14 +33,16 @@ def train(path: str, overrides: list[str], *, local: bool) -> None:
 
 
 @contextmanager
-def _begun(recipe: TrainRecipe, launcher: Launcher) -> Iterator[tuple[TrainPlan, bool, Callable[[], None]]]:
+def _begun(
+    recipe: TrainRecipe, launcher: Launcher, check: Callable[[], None] = lambda: None
+) -> Iterator[tuple[TrainPlan, bool, Callable[[], None]]]:
     """Check all, hold the output and record the run: the plan, whether it is finished already, and what raises
-    BusyError once another process holds the output."""
+    BusyError once another process holds the output. `check`: called last, where there is more to do."""
     if not is_local(recipe.output) and recipe.log.tensorboard:
         raise RecipeError(f"log.tensorboard needs a local output, got {recipe.output}")
     plan = make_plan(recipe)
     with only_run(Folder(recipe.output, recipe.output_options)) as still_ours:
-        done = begin(recipe, plan, launcher)["result"] is not None
+        done = begin(recipe, plan, launcher, check)["result"] is not None
         if done:
             make_console().print(f"finished already: {Folder(recipe.output).join(MODEL)}", soft_wrap=True)
         yield plan, done, still_ours
@@ -223,11 +225,14 @@ def run_on_ray(recipe: TrainRecipe, *, on_step: OnStep | None = None) -> dict[st
     """
     if not os.environ.get("RAY_ADDRESS") and not _ray_is_there():
         _check_gpu(recipe)
-    with _begun(recipe, "ray") as (plan, done, still_ours):
-        if done:
-            return None
+
+    def check() -> None:
         start_ray()
         check_cluster(recipe)
+
+    with _begun(recipe, "ray", check) as (plan, done, still_ours):
+        if done:
+            return None
         from ray.train import TrainingFailedError
 
         from .follow import followed

@@ -11,10 +11,11 @@ import pytest
 import yaml
 from rich.console import Console
 
-from malmoi.pipeline import cluster, submit, tokenize
+from malmoi.pipeline import cluster, run, submit, tokenize
 from malmoi.pipeline.config import parse_recipe
 from malmoi.pipeline.errors import RecipeError, ResourceError
 from malmoi.pipeline.follow import follow_job
+from malmoi.pipeline.plan import make_plan
 from malmoi.pipeline.ray_place import check_lasting, ray_address
 from malmoi.pipeline.recipe import Run
 from malmoi.pipeline.ship import working_folder
@@ -108,6 +109,22 @@ def test_rows_on_this_disk(monkeypatch, tmp_path, tiny_tokenizer):
     monkeypatch.setattr(cluster, "nodes", nodes(2))
     with pytest.raises(ResourceError, match=r"output: .*rows; input: .*in\.jsonl; tokenize\.tokenizer: "):
         tokenize.tokenize(plan, console=Console(quiet=True), run=Run())
+    left = [x.name for x in (tmp_path / "rows").iterdir()]
+    assert left == ["run.lock"], "rows of other settings may be made there"
+
+
+def test_a_run_that_the_cluster_refuses(monkeypatch, tmp_path):
+    """Leaves no plan behind, so that the mended recipe runs in the same folder."""
+    (tmp_path / "in.jsonl").write_text(json.dumps({"text": "하나 둘"}))
+    monkeypatch.setattr(run, "start_ray", lambda run: 1)
+    monkeypatch.setattr(cluster, "nodes", nodes(2))
+    output, sources = str(tmp_path / "run"), [{"name": "s", "path": "in.jsonl"}]
+    with pytest.raises(ResourceError, match=r"output: .*run; sources.s: in.jsonl: a path of one machine"):
+        run.run_recipe(recipe(output=output, sources=sources), str(tmp_path))
+    assert [x.name for x in (tmp_path / "run").iterdir()] == ["run.lock"]
+    mended = recipe(output=output, sources=[{"name": "t", "path": "in.jsonl"}])
+    plan = make_plan(mended, str(tmp_path))
+    assert run.run_plan(plan, console=Console(quiet=True), engine="local").rows == 1
 
 
 @pytest.fixture

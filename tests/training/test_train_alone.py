@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 from train_rows import recipe
 
-from malmoi.pipeline.errors import BusyError, ChangedError
+from malmoi.pipeline.errors import BusyError, ChangedError, ResourceError
 from malmoi.training import checkpoint, metrics, ray_entry
 from malmoi.training.outcome import begin, read_record
 from malmoi.training.plan import make_plan
+from malmoi.training.ray_cluster import check_resources
 from malmoi.training.ray_entry import run_local, run_on_ray
 
 SCRIPT = """
@@ -90,6 +91,23 @@ def test_nothing_is_written_before_the_recipe_holds(text_rows, tmp_path):
     with pytest.raises(Exception, match="no finished rows"):
         run_local(given)
     assert not (tmp_path / "out").exists()
+
+
+def test_nothing_is_recorded_before_the_cluster_holds(text_rows, tmp_path, monkeypatch):
+    """So that a mended recipe may go to the same output."""
+    given = recipe(text_rows, tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setenv("RAY_ADDRESS", "127.0.0.1:1")
+        with pytest.raises(ResourceError, match="no Ray cluster answers"):
+            run_on_ray(given)
+    monkeypatch.setattr(ray_entry, "start_ray", lambda: None)
+    monkeypatch.setattr(ray_entry, "check_cluster", lambda found: check_resources(found, [{"CPU": 0.5}]))
+    with pytest.raises(ResourceError, match="room for 0 of 1 workers"):
+        run_on_ray(given)
+    assert read_record(given.output) is None
+    other = recipe(text_rows, tmp_path, steps=1)
+    assert run_local(other)["step"] == 1
+    assert run_on_ray(other) is None, "a finished run asks for no cluster"
 
 
 def test_ray_does_not_begin_anew_what_local_began(text_rows, tmp_path):

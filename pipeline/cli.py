@@ -30,6 +30,15 @@ Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="[KEY=VALUE]...", help="overrides, such as run.num_cpus=2 or output=runs/test"),
 ]
+RunPlace = Annotated[
+    str, typer.Argument(metavar="RUN", help="folder or URL of a run, or the recipe.yaml that it was made by")
+]
+RunOverrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[KEY=VALUE]...", help="those of the run; of a URL output_options.key=value, for its store"
+    ),
+]
 
 
 @app.command()
@@ -135,19 +144,21 @@ def plan(recipe: RecipePath, overrides: Overrides = None) -> None:
 
 @app.command()
 def why(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="folder of a run")],
+    run: RunPlace,
     id: Annotated[str, typer.Argument(metavar="ID", help="id of a document")],
+    overrides: RunOverrides = None,
     source: Annotated[str | None, typer.Option(help="only in this source")] = None,
 ) -> None:
     """Tell what happened to a document: signals, thresholds, reason, survivor, part."""
     from .why import print_why
 
-    print_why(run, id, source, make_console())
+    print_why(run, id, source, make_console(), overrides or [])
 
 
 @app.command()
 def duplicates(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="folder of a run")],
+    run: RunPlace,
+    overrides: RunOverrides = None,
     least_sure: Annotated[int, typer.Option(help="pairs nearest the threshold to show")] = 20,
     clusters: Annotated[int | None, typer.Option(help="the largest clusters instead, so many")] = None,
     plain: Annotated[
@@ -157,19 +168,20 @@ def duplicates(
     """Show compared pairs nearest the threshold side by side, with what differs marked; or the largest clusters."""
     from .duplicates import print_duplicates
 
-    print_duplicates(run, make_console(), least_sure, clusters, plain)
+    print_duplicates(run, make_console(), least_sure, clusters, plain, overrides or [])
 
 
 @app.command()
 def status(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="folder or URL of a run, or its recipe.yaml")],
+    run: RunPlace,
+    overrides: RunOverrides = None,
     json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
     watch: Annotated[float | None, typer.Option(metavar="SECONDS", help="again, while it runs")] = None,
 ) -> None:
     """Tell how far a run is, from any machine that reaches its folder: parts, speed, drops, alive or stale."""
     from .status_view import print_status
 
-    found = print_status(run, make_console(), as_json=json, watch=watch)
+    found = print_status(run, make_console(), overrides=overrides or [], as_json=json, watch=watch)
     raise typer.Exit(1 if found.state in ("stale", "stopped") else 0)
 
 

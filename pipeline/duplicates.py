@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ from rich.text import Text
 
 from .alarms import samples
 from .errors import SourceError
+from .run_folder import is_there, run_folder
 from .shards import part_file, read_rows
 from .storage import Folder
 
@@ -64,7 +65,7 @@ class Pair:
 
 def least_sure(folder: Folder, count: int) -> list[Pair]:
     """The compared pairs nearest the threshold, nearest first. SourceError where the run has not decided yet."""
-    if not folder.exists(NEAREST):
+    if not is_there(folder, NEAREST):
         raise SourceError(
             f"{folder.url}: no compared pairs there; want the folder of a run that deduplicated ({NEAREST} is missing)"
         )
@@ -111,11 +112,16 @@ def _ends(words: list[str], *, first: bool, last: bool) -> list[str]:
 
 
 def print_duplicates(
-    run: str, console: Console, count: int = 20, clusters: int | None = None, plain: bool = False
+    run: str,
+    console: Console,
+    count: int = 20,
+    clusters: int | None = None,
+    plain: bool = False,
+    overrides: Iterable[str] = (),
 ) -> None:
     """Print pairs, or with `clusters` the largest clusters. `plain`: without colour and columns, differences in
-    [- -] and {+ +}; so it is wherever the output is no terminal."""
-    folder = Folder(run)
+    [- -] and {+ +}; so it is wherever the output is no terminal. `run`, `overrides`: as in `run_folder`."""
+    folder = run_folder(run, overrides)
     if clusters is not None:
         _print_clusters(folder, console, clusters)
         return
@@ -141,7 +147,7 @@ def _threshold(folder: Folder) -> str:
 
 
 def _print_clusters(folder: Folder, console: Console, clusters: int) -> None:
-    if not folder.exists(RECORD):
+    if not is_there(folder, RECORD):
         raise SourceError(f"{folder.url}: not a run that deduplicated: {RECORD} is missing")
     found = json.loads(folder.read_bytes(RECORD)).get("largest", [])
     console.print(f"the largest of the clusters ({len(found[:clusters])} shown)", highlight=False)

@@ -19,6 +19,7 @@ from . import html
 from .errors import SourceError
 from .figures import Sheet, share
 from .manifest import FILE as MANIFEST
+from .run_folder import is_there, run_folder
 from .storage import Folder, in_parallel
 from .watch import ALIVE, LOG, RUNNING
 
@@ -138,22 +139,21 @@ def _ago(seconds: float | None) -> str:
     )
 
 
-def read_status(run: str, options: Mapping[str, Any] | None = None, *, now: float | None = None) -> Status:
+def read_status(
+    run: str,
+    options: Mapping[str, Any] | None = None,
+    *,
+    overrides: Iterable[str] = (),
+    now: float | None = None,
+) -> Status:
     """The status of the run in a folder (path or fsspec URL), or of the one that a recipe file writes to.
 
-    SourceError where there is no run. `now`: the Unix time to compare signs of life with.
+    SourceError where there is no run. `overrides`: as in `run_folder`; `now`: the Unix time to compare signs of life
+    with.
     """
-    if run.endswith((".yaml", ".yml")) and not Path(run).is_dir():
-        from .config import load_recipe
-
-        recipe = load_recipe(run)
-        run, options = recipe.output, recipe.output_options
-    folder = Folder(run, options or {})
-    try:
-        there = folder.exists("plan.json")
-        plan = _json(folder, "plan.json")
-    except Exception as error:  # of many classes, by the driver of a remote store
-        raise SourceError(f"{folder.url}: cannot be read ({type(error).__name__}: {error})") from error
+    folder = run_folder(run, overrides, options)
+    there = is_there(folder, "plan.json")
+    plan = _json(folder, "plan.json")
     if not plan:
         if there:
             raise SourceError(f"{folder.url}: its plan.json cannot be read; is it a run's folder?")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.markup import escape
@@ -11,10 +12,17 @@ from rich.table import Table
 from .status import Status, read_status
 
 
-def print_status(run: str, console: Console, *, as_json: bool = False, watch: float | None = None) -> Status:
+def print_status(
+    run: str,
+    console: Console,
+    *,
+    overrides: Sequence[str] = (),
+    as_json: bool = False,
+    watch: float | None = None,
+) -> Status:
     """Print the status; with `watch` every so many seconds, until the run is no longer running."""
     while True:
-        found = read_status(run)
+        found = read_status(run, overrides=overrides)
         if as_json:
             console.print(found.as_json(), markup=False, highlight=False, soft_wrap=True)
         else:

@@ -23,9 +23,10 @@ from .errors import SourceError
 from .identity import FORMAT
 from .manifest import FILE as MANIFEST
 from .manifest import Manifest
+from .run_folder import is_there, run_folder
 from .scatter import order_key, shard_of
 from .shards import part_file
-from .storage import Folder
+from .storage import Folder, in_parallel
 from .written import part_name
 
 
@@ -44,19 +45,19 @@ class Fate:
 
 def find(folder: Folder, id: str, source: str | None = None) -> list[Fate]:
     """Every document of the run with this id (an id is unique within its source)."""
-    plan = read_plan(folder)
-    found = []
-    for index in range(plan["parts"]):
-        for kind in ("kept", "dropped"):
-            name = part_file(index, kind)
-            if folder.exists(name):
-                found += list(_in_file(folder, name, part_name(index), id, source))
-    return found
+    parts = range(read_plan(folder)["parts"])
+
+    def look(at: tuple[int, str]) -> list[Fate]:
+        name = part_file(*at)
+        return list(_in_file(folder, name, part_name(at[0]), id, source)) if folder.exists(name) else []
+
+    places = [(index, kind) for index in parts for kind in ("kept", "dropped")]
+    return [fate for found in in_parallel(folder, look, places) for fate in found]
 
 
 def read_plan(folder: Folder) -> dict[str, Any]:
     """plan.json of a run; SourceError where there is none, or another version's."""
-    if not folder.exists("plan.json"):
+    if not is_there(folder, "plan.json"):
         raise SourceError(f"{folder.url}: not a run: there is no plan.json in it")
     plan: dict[str, Any] = json.loads(folder.read_bytes("plan.json"))
     if plan.get("format") != FORMAT:
@@ -175,15 +176,16 @@ def _signals(fate: Fate, limits: dict[str, Limit], own: set[str]) -> Table:
     return table
 
 
-def print_why(run: str, id: str, source: str | None, console: Console) -> None:
-    """Print each document with this id; SourceError if there is none."""
-    folder = Folder(run)
-    steps = build_steps(parse_recipe({**read_plan(folder)["recipe"], "output": run}))
+def print_why(run: str, id: str, source: str | None, console: Console, overrides: Iterable[str] = ()) -> None:
+    """Print each document with this id; SourceError if there is none. `run`, `overrides`: as in `run_folder`."""
+    folder = run_folder(run, overrides)
+    steps = build_steps(parse_recipe({**read_plan(folder)["recipe"], "output": folder.url}))
     fates = find(folder, id, source)
     if not fates:
         where = f" in source {source!r}" if source else ""
         raise SourceError(
-            f"{run}: no document with id {id!r}{where}; a record that could not be read is in {run}/quarantine"
+            f"{folder.url}: no document with id {id!r}{where}; a record that could not be read is in "
+            f"{folder.url}/quarantine"
         )
     print_fates(folder, steps, fates, console)
 

@@ -112,6 +112,14 @@ def _apply(data: dict[str, Any], override: str) -> None:
         raise RecipeError(f"{override!r}: {'.'.join(parents)} is a plain value and has no keys")
 
 
+def of_overrides(overrides: Iterable[str]) -> dict[str, Any]:
+    """The mapping that `key.sub=value` overrides make by themselves."""
+    data: dict[str, Any] = {}
+    for override in overrides:
+        _apply(data, override)
+    return data
+
+
 def check_model(model: type[M], data: Mapping[str, Any], name: str, root: yaml.Node | None = None) -> M:
     """A checked `model` from a mapping; every problem in one RecipeError, a line each."""
     try:

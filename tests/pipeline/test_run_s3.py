@@ -6,6 +6,7 @@ import json
 
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from rich.console import Console
 
 from malmoi.pipeline.errors import BusyError, StorageError
@@ -109,6 +110,43 @@ def test_two_runs_at_once(options, run_here):
 def test_secrets_are_written_nowhere(options, remote):
     for name in ("plan.json", "manifest.json", "README.md"):
         assert b"client_kwargs" not in Folder("s3://whole/run", options).read_bytes(name)
+
+
+def test_asked_about(options, remote, cli, tmp_path, monkeypatch):
+    """By the recipe, which knows how the store is reached, or by the folder with the same options."""
+    made = tmp_path / "recipe.yaml"
+    made.write_text(yaml.safe_dump({"name": "test", **recipe(options), "output": "s3://whole/elsewhere"}))
+    flat = {
+        "key": "test",
+        "secret": "test",
+        "client_kwargs.endpoint_url": options["client_kwargs"]["endpoint_url"],
+    }
+    stored = [f"output_options.{key}={value}" for key, value in flat.items()]
+    for place, more in ((made, ["output=s3://whole/run"]), ("s3://whole/run", stored)):
+        why = cli("why", place, "7", *more)
+        assert (why.code, why.err) == (0, "")
+        assert (
+            "in the corpus, 1 time\npart: stages/filter/part-00001.kept.parquet, row 2\ncorpus: " in why.out
+        )
+        pairs = cli("duplicates", place, *more)
+        assert (pairs.code, pairs.err) == (0, "")
+        assert "0 compared pairs nearest the threshold 0.8" in pairs.out
+        assert cli("duplicates", place, "--clusters", "3", *more).out.startswith(
+            "the largest of the clusters"
+        )
+        assert "test: finished" in cli("status", place, *more).out
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    for command in (
+        ["why", "s3://whole/run", "7"],
+        ["duplicates", "s3://whole/run"],
+        ["status", "s3://whole/run"],
+    ):
+        said = cli(*command)
+        assert said.code == 2
+        assert said.err.startswith("error: s3://whole/run: cannot be read (")
+    said = cli("why", "s3://whole/run", "7", "output=s3://whole/run")
+    assert "output=: beside a folder want output_options.key=value only" in said.err
 
 
 def test_no_bucket(options, run_here):

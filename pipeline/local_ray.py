@@ -7,6 +7,7 @@ together.
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
 import signal
@@ -236,17 +237,32 @@ def answer_for_cluster() -> None:
 
 
 def leave(code: int) -> None:
-    """At the end of a command: kill the Ray that this process started, and do not return where there is one."""
+    """At the end of a command: kill the Ray that this process started, and do not return where there is one.
+
+    What others registered with `atexit` runs all the same.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     ours = _early is not None and not _early.done.is_set()  # still starting: its processes end with this one
     if not ours and _ours:
         with suppress(Exception):
             ours = _kill()
     if ours:
+        _run_exit_functions()
         for stream in (sys.stdout, sys.stderr):
             with suppress(Exception):  # a pipe that nobody reads
                 stream.flush()
         os._exit(code)  # the rest of the interpreter takes a second to be cleared away
+
+
+def _run_exit_functions() -> None:
+    """Those of `atexit` but Ray's, whose processes are gone; Ctrl-C ends one that hangs."""
+    worker = sys.modules.get("ray._private.worker")
+    if worker is not None:
+        atexit.unregister(worker.shutdown)
+    with suppress(BaseException):
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        atexit._run_exitfuncs()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _kill() -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -158,9 +158,7 @@ class RayStore:
 
         folder = Path(tempfile.mkdtemp(prefix="malmoi-checkpoint-"))
         checkpoint.write(folder, module, optimizer, state)
-        if self.writer and not is_local(self.recipe.output):
-            target = Folder(self.recipe.output, self.recipe.output_options)
-            target.write_bytes("metrics.jsonl", self.writer[0].text().encode())
+        self.keep_log()
         wait = not self.recipe.checkpoint.asynchronous
         ray.train.report(
             asdict(state),
@@ -169,6 +167,12 @@ class RayStore:
             checkpoint_upload_mode=CheckpointUploadMode.SYNC if wait else CheckpointUploadMode.ASYNC,
             delete_local_checkpoint_after_upload=True,
         )
+
+    def keep_log(self) -> None:
+        """Write what was logged so far where the log is no file that grows."""
+        if self.writer and not is_local(self.recipe.output):
+            target = Folder(self.recipe.output, self.recipe.output_options)
+            target.write_bytes("metrics.jsonl", self.writer[0].text().encode())
 
     def last_good(self) -> str:
         import ray.train
@@ -212,6 +216,8 @@ def _worker(config: dict[str, Any]) -> dict[str, Any]:
             finish=lambda trainer, state: finish(trainer, state, recipe.output, recipe.output_options),
         )  # fmt: skip
     except MalmoiError as error:
+        with suppress(MalmoiError, OSError):  # the losses that led here; but why it ended is more
+            store.keep_log()
         if not isinstance(error, NotFiniteError) and group.world > 1:
             raise  # the other workers wait for this one
         return {"error": str(error)}  # it would be the same after a restart

@@ -139,7 +139,9 @@ def test_the_idle_agent_becomes_rays_when_it_is_asked():
 
 
 LEAVES = """
-import sys, threading
+import atexit, sys, threading
+atexit.register(sys.stdout.write, "an operator's own end\\n")
+atexit.register(lambda: 1 / 0)
 from malmoi.pipeline import local_ray
 local_ray.alone()
 local_ray._early = local_ray._Start(1)
@@ -178,10 +180,12 @@ def test_nothing_stays(when):
         env=without_ray(),
         start_new_session=True,
         stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     )
-    out, _ = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=120)
     assert process.returncode == 3
-    assert out.split() == [*([b"ready"] if when == "ready" else []), b"leaves"]
+    assert out.splitlines() == [*([b"ready"] if when == "ready" else []), b"leaves", b"an operator's own end"]
+    assert err.count(b"ZeroDivisionError") == 1, "and not once more by the interpreter"
     deadline = time.monotonic() + 30
     while of_session(process.pid) and time.monotonic() < deadline:
         time.sleep(0.1)

@@ -104,18 +104,13 @@ def mark(table: pa.Table, failures: Iterable[tuple[str, np.ndarray]]) -> pa.Tabl
     first = np.zeros(table.num_rows, dtype=np.int32)
     for reason, failed in failures:
         reasons.append(reason)
-        first[(first == 0) & failed] = len(reasons)
+        rows = np.flatnonzero(failed)
+        first[rows[first[rows] == 0]] = len(reasons)
     names = pa.array([None, *reasons], pa.large_string())
     found = names.take(pa.array(first))
     if DROP in table.column_names:
         found = pc.coalesce(table.column(DROP).cast(pa.large_string()), found)
     return with_columns(table, [(DROP, found)])
-
-
-def _bounds(limits: list[tuple[Limit, ...]], slot: int) -> tuple[np.ndarray, np.ndarray]:
-    low = np.array([-np.inf if x[slot].min is None else x[slot].min for x in limits])
-    high = np.array([np.inf if x[slot].max is None else x[slot].max for x in limits])
-    return low, high
 
 
 def judge(table: pa.Table, limits_of: LimitsOf) -> pa.Table:
@@ -124,17 +119,25 @@ def judge(table: pa.Table, limits_of: LimitsOf) -> pa.Table:
     `limits_of(language)` must give the same signals in the same order for every language; a row without
     a language (or a table without the column) is judged as `limits_of("")`.
     """
-    if LANGUAGE in table.column_names:
-        column = table.column(LANGUAGE).combine_chunks()
-        encoded = pc.fill_null(column.cast(pa.large_string()), "").dictionary_encode()
-        languages = encoded.dictionary.to_pylist()
-        codes = encoded.indices.to_numpy(zero_copy_only=False)
-    else:
-        languages, codes = [""], np.zeros(table.num_rows, dtype=np.int32)
-    per_language = [limits_of(language) for language in (languages or [""])]
+    languages, codes = _languages(table)
+    per_language = [limits_of(language) for language in languages]
     failures: list[tuple[str, np.ndarray]] = []
     for slot, limit in enumerate(per_language[0]):
-        low, high = _bounds(per_language, slot)
-        values = table.column(limit.signal).to_numpy().astype(np.float64)
-        failures.append((limit.name, (values < low[codes]) | (values > high[codes])))
+        values = table.column(limit.signal).to_numpy().astype(np.float64, copy=False)
+        for bounds, outside in (
+            ([limits[slot].min for limits in per_language], np.less),
+            ([limits[slot].max for limits in per_language], np.greater),
+        ):
+            if any(bound is not None for bound in bounds):
+                bound = np.array(bounds, np.float64)  # None: NaN, which nothing is outside of
+                failures.append((limit.name, outside(values, bound[codes])))
     return mark(table, failures)
+
+
+def _languages(table: pa.Table) -> tuple[list[str], np.ndarray]:
+    """The languages of the table, and for each row its place among them."""
+    if LANGUAGE not in table.column_names or not table.num_rows:
+        return [""], np.zeros(table.num_rows, dtype=np.int32)
+    column = table.column(LANGUAGE).combine_chunks()
+    encoded = pc.fill_null(column.cast(pa.large_string()), "").dictionary_encode()
+    return encoded.dictionary.to_pylist(), encoded.indices.to_numpy(zero_copy_only=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, BinaryIO
@@ -33,18 +34,31 @@ def gather(folder: Folder, work: tuple[ShardPlan, int]) -> dict[str, Any]:
     plan, shard = work
     name = plan.shard_name(shard)
     spread, counts = Spread(), _Counts()
-    with folder.create(name) as sink, _corpus_writer(sink, plan) as writer:
+    with (
+        folder.create(name) as sink,
+        _corpus_writer(sink, plan) as writer,
+        ThreadPoolExecutor(1) as beside,  # often there are more CPUs than shards
+    ):
+        seen: Future[None] | None = None
         for table, order in (scattered_rows if plan.shuffle else _rows_in_order)(folder, plan, shard):
             chunks = table.to_batches()
             for some in _groups(table, order):
                 rows = take_rows(chunks, some)
+                if seen is not None:
+                    seen.result()
+                seen = beside.submit(_see, spread, rows)
                 writer.write(rows)
-                spread.add(rows)
                 counts.add(rows)
-                forget()  # else the words of this group stay in memory beside those of the next
             del table, chunks  # before the next slice is read
+        if seen is not None:
+            seen.result()
     sample = spread.write(folder, f"stages/write/shard-{shard:05d}.sample.parquet")
     return {**counts.told(), "ngrams": spread.ngrams, "files": [hash_file(folder, name), sample]}
+
+
+def _see(spread: Spread, rows: pa.Table) -> None:
+    spread.add(rows)
+    forget()  # else the words of this group stay in memory beside those of the next
 
 
 def _groups(table: pa.Table, order: np.ndarray) -> Iterator[np.ndarray]:

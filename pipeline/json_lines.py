@@ -16,7 +16,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import zstandard
-from numba import njit
+
+from malmoi.operators.kernel import kernel, lean
 
 SLICE_ROWS = 4096
 SLICE_BYTES = 16 * 1024**2
@@ -29,7 +30,7 @@ for _byte, _letter in zip(b'"\\\b\f\n\r\t', b'"\\bfnrt', strict=True):
 _HEX = np.frombuffer(b"0123456789abcdef", dtype=np.uint8)
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _quoted_sizes(
     data: np.ndarray, offsets: np.ndarray, valid: np.ndarray, escapes: np.ndarray
 ) -> np.ndarray:
@@ -46,7 +47,7 @@ def _quoted_sizes(
     return starts
 
 
-@njit(nogil=True, cache=True)
+@lean
 def _quote(
     data: np.ndarray,
     offsets: np.ndarray,

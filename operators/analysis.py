@@ -63,7 +63,8 @@ class Spans:
     def _lower_hashes(self, first: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """`lower_hash` of some documents; `first` int64 [rows + 1]: where each of them begins."""
         out = np.empty(int(first[-1]), np.uint64)
-        scratch = np.empty(int(self.chars.max(initial=0)) * 4 + 8, np.uint8)
+        # Bytes that are not UTF-8 are no characters in `chars`; a lower case has at most a byte more.
+        scratch = np.empty(int((self.end - self.start).max(initial=0)) * 2 + 8, np.uint8)
         spans, numbers = (self.start, self.end, self.chars, self.flags), np.empty((3, _BLOCK + 8), np.int64)
         room = (*numbers, np.empty(_BLOCK, np.uint64))
         _hash_lower(self.data, (rows, first, self.first), spans, self.hash, lower_case(), scratch, room, out)
@@ -192,8 +193,13 @@ def _lower(data: np.ndarray, p: int, end: int, lower: np.ndarray, scratch: np.nd
             p += 1
             w += 1
         else:
-            point, p = decode_safely(data, p, end)
-            w = encode(int(lower[point]) if point < len(lower) else point, scratch, w)
+            point, after = decode_safely(data, p, end)
+            if after > p + 1:
+                w = encode(int(lower[point]) if point < len(lower) else point, scratch, w)
+            else:  # no character; `hash_eight_lower` leaves it as it is, too
+                scratch[w] = b
+                w += 1
+            p = after
     return w
 
 

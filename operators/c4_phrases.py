@@ -196,7 +196,7 @@ def _citation(data: np.ndarray, p: int, end: int, marks: Marks, rules: Kinds) ->
             return k
     q = p + 1
     while q < end:
-        cp, length = decode(data, q)
+        cp, length = decode(data, q, end)
         if cp == 93:
             return q + 1 - p
         if not class_of(rules, cp) & DIGIT:

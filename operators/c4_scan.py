@@ -78,7 +78,7 @@ def _runs(data: np.ndarray, a: int, b: int, rules: Kinds) -> tuple[int, int]:
     count = longest = run = 0
     p = a
     while p < b:
-        cp, length = decode(data, p)
+        cp, length = decode(data, p, b)
         if class_of(rules, cp) & SPACE:
             run = 0
         else:
@@ -150,16 +150,16 @@ def _read_line(
             bits = np.uint64(bits & (bits - np.uint64(1)))
             if p < after:
                 continue
-            cp, length = decode(text, p)
+            cp, length = decode(text, p, b)
             p += length
             if p >= b or not class_of(rules, cp) & TERMINAL:
                 continue
-            following, length = decode(text, p)
+            following, length = decode(text, p, b)
             while p + length < b and (
                 following == 34 or following == 39 or following == 41 or following == 0x201D
             ):
                 p += length
-                following, length = decode(text, p)
+                following, length = decode(text, p, b)
             kind = class_of(rules, following)
             if (cp >= 128 and not kind & TERMINAL) or kind & SPACE:
                 count += 1
@@ -174,7 +174,7 @@ def _token_sentences(text: np.ndarray, tokens: Tokens, n: int, rules: Rules) -> 
     count, seen = 1, False
     for i in range(n):
         p, end = tokens.start[i], tokens.start[i] + tokens.size[i]
-        cp, length = decode(text, p)
+        cp, length = decode(text, p, end)
         if tokens.chars[i] == 1 and class_of(rules, cp) & SENTENCE_END:
             seen = True
             continue
@@ -182,7 +182,7 @@ def _token_sentences(text: np.ndarray, tokens: Tokens, n: int, rules: Rules) -> 
             continue
         punctuation = True
         while p < end:
-            cp, length = decode(text, p)
+            cp, length = decode(text, p, end)
             punctuation &= class_of(rules, cp) & PUNCTUATION != 0
             p += length
         if not punctuation:

@@ -144,19 +144,21 @@ def english_rules() -> Rules:
 
 
 @lean
-def decode(data: np.ndarray, at: int) -> tuple[np.uint32, int]:
-    """Code point and its length in bytes; of bytes that are not UTF-8 some code point."""
+def decode(data: np.ndarray, at: int, end: int) -> tuple[np.uint32, int]:
+    """Code point and its length in bytes; a byte that begins no character before `end` is a U+FFFD of its own."""
     b = np.uint32(data[at])
     if b < 0x80:
         return b, 1
-    low = np.uint32(data[at + 1]) & np.uint32(0x3F)
-    if b < 0xE0:
-        return ((b & np.uint32(0x1F)) << np.uint32(6)) | low, 2
-    low = (low << np.uint32(6)) | (np.uint32(data[at + 2]) & np.uint32(0x3F))
-    if b < 0xF0:
-        return ((b & np.uint32(0x0F)) << np.uint32(12)) | low, 3
-    low = (low << np.uint32(6)) | (np.uint32(data[at + 3]) & np.uint32(0x3F))
-    return min(((b & np.uint32(0x07)) << np.uint32(18)) | low, np.uint32(0x10FFFF)), 4
+    width = 2 if b < 0xE0 else (3 if b < 0xF0 else 4)
+    if b < 0xC0 or b >= 0xF8 or at + width > end:
+        return np.uint32(0xFFFD), 1
+    cp, odd = b & np.uint32(0x7F >> width), np.uint32(0)
+    for k in range(1, width):
+        more = np.uint32(data[at + k]) ^ np.uint32(0x80)
+        cp, odd = (cp << np.uint32(6)) | more, odd | more
+    if odd & np.uint32(0xC0):
+        return np.uint32(0xFFFD), 1
+    return min(cp, np.uint32(0x10FFFF)), width
 
 
 class Kinds(NamedTuple):

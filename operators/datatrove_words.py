@@ -192,7 +192,7 @@ def _cut(out: Tokens, data: np.ndarray, begin: int, end: int, rules: Rules, chun
         size = marks = 0
         q = p
         while q < end:
-            cp, length = decode(data, q)
+            cp, length = decode(data, q, end)
             cls = class_of(rules, cp)
             if cls & SPACE:
                 break
@@ -209,7 +209,7 @@ def _cut(out: Tokens, data: np.ndarray, begin: int, end: int, rules: Rules, chun
         p = q
         chars = 0
         while q < end:
-            cp, length = decode(data, q)
+            cp, length = decode(data, q, end)
             if not class_of(rules, cp) & SPACE:
                 break
             q += length

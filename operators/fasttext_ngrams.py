@@ -225,7 +225,7 @@ def lay_ascii(
         w = np.int64(words[np.uint64(i)])
         a = edges[np.uint64(2 * w)]
         size = edges[np.uint64(2 * w + 1)] - a
-        plain = 0 < size <= _SHORT and a + size + LANES <= len(data) and data[np.uint64(a)] != first
+        plain = 0 < size <= _SHORT and a + size + LANES < len(data) and data[np.uint64(a)] != first
         high = np.uint64(1)
         if plain:
             if at + size + 2 > LANES + BLOCK:

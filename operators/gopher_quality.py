@@ -85,7 +85,7 @@ def _count_tokens(
             end = p + tokens.size[w]
             alpha = word = False
             while p < end and not (alpha and word):
-                cp, length = decode(data, p)
+                cp, length = decode(data, p, end)
                 cls = class_of(rules, cp)
                 alpha |= cls & IS_ALPHA != 0
                 word |= cls & SYMBOL == 0

@@ -36,13 +36,13 @@ def back(data: np.ndarray, start: int, end: int) -> int:
 def strip(data: np.ndarray, start: int, end: int, rules: Kinds) -> tuple[int, int]:
     """[start, end) without white space at either end."""
     while start < end:
-        cp, length = decode(data, start)
+        cp, length = decode(data, start, end)
         if not class_of(rules, cp) & SPACE:
             break
         start = min(start + length, end)
     while start < end:
         place = back(data, start, end)
-        cp, _ = decode(data, place)
+        cp, _ = decode(data, place, end)
         if not class_of(rules, cp) & SPACE:
             break
         end = place
@@ -62,7 +62,7 @@ def next_line(data: np.ndarray, start: int, end: int, rules: Kinds, newline_only
         if newline_only or (b >= 32 and b < 0xC2):
             p += 1
             continue
-        cp, length = decode(data, p)
+        cp, length = decode(data, p, end)
         if class_of(rules, cp) & LINE_BREAK:
             after = p + length
             return p, after + 1 if b == 13 and after < end and data[after] == 10 else after
@@ -93,7 +93,7 @@ def strip_closers(data: np.ndarray, start: int, end: int, closers: np.ndarray) -
     """The end without closing quotes and brackets."""
     while start < end:
         place = back(data, start, end)
-        cp, _ = decode(data, place)
+        cp, _ = decode(data, place, end)
         if cp == 46 or 0x61 <= cp <= 0x7A or 0xAC00 <= cp <= 0xD7A3 or not _is_one_of(cp, closers):
             break
         end = place
@@ -105,7 +105,7 @@ def is_terminal(data: np.ndarray, start: int, end: int, rules: Kinds) -> bool:
     """The last character is terminal punctuation."""
     if start >= end:
         return False
-    cp, _ = decode(data, back(data, start, end))
+    cp, _ = decode(data, back(data, start, end), end)
     return bool(class_of(rules, cp) & TERMINAL != 0)
 
 
@@ -122,7 +122,7 @@ def is_terminated(text: np.ndarray, a: int, b: int, closers: np.ndarray, rules: 
         return True
     if closers.size == 0:
         return False
-    cp, _ = decode(text, back(text, a, b))
+    cp, _ = decode(text, back(text, a, b), b)
     if cp == 0x201D or cp == 0x2019 or cp == 0x300D or cp == 0x300F:
         return True
     return is_terminal(text, a, strip_closers(text, a, b, closers), rules)
@@ -146,7 +146,7 @@ def _shape(data: np.ndarray, a: int, b: int, bullets: np.ndarray, counts: np.nda
     letter = data[a] >= 0x30 and (data[a] < 0x80 or 0xEB <= data[a] <= 0xEC)
     counts[0, doc] += 1
     if not letter:
-        cp, _ = decode(data, a)
+        cp, _ = decode(data, a, b)
         counts[1, doc] += _is_one_of(cp, bullets)
     counts[2, doc] += ends_with_ellipsis(data, a, b)
 

@@ -153,6 +153,11 @@ def test_bytes_that_are_not_utf8_are_not_read_past() -> None:
     batch = analyse(pa.LargeStringArray.from_buffers(len(raw), array.buffers()[1], array.buffers()[2]))
     assert batch.words.first[-1] >= 1
     assert batch.tokens.end.max(initial=0) <= len(batch.data)
+    odd = pa.array([b"\x80" * 1000, b"Word\xf0", b""], pa.large_binary())
+    lines = analyse(pa.LargeStringArray.from_buffers(len(odd), *odd.buffers()[1:])).lines
+    assert lines.lower_hash.tolist() == [
+        xxhash.xxh64_intdigest(x) for x in (b"\x80" * 1000, b"word\xf0", b"")
+    ]
 
 
 def test_tables_agree_with_the_regex_package() -> None:

@@ -191,6 +191,15 @@ def test_words_are_spacys():
         assert words_of([text]) == [words]
 
 
+def test_bytes_that_are_not_utf8_take_nothing_with_them():
+    raw = pa.array([b"aa\xf0 bb\xe2\x80 cc\xff\xff\xff", b"\x80\x80 dd\xc3"], pa.large_binary())
+    batch = analyse(pa.LargeStringArray.from_buffers(len(raw), *raw.buffers()[1:]))
+    tokens = english_words(batch).tokens
+    found = [bytes(batch.data[a : a + n]) for a, n in zip(tokens.start, tokens.size, strict=True)]
+    assert {b"aa", b"bb", b"cc", b"dd"} <= set(found)
+    assert not any(b" " in word for word in found)
+
+
 def test_more_tokens_than_bytes_were_planned_for():
     assert words_of(["(((" * 5000, "", "a. " * 3000]) == [["("] * 15000, [], ["a."] * 3000]
 

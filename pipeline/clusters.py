@@ -21,7 +21,8 @@ from malmoi.operators.survivors import survivors
 from .buckets import joined, of_document, read_buckets, write_buckets, write_sorted
 from .engine import Counts, Job
 from .errors import MalmoiError
-from .shuffle import EDGE, PAIR, STAGE, Layout
+from .known import PAIR
+from .shuffle import EDGE, STAGE, Layout
 from .storage import Folder
 
 MAX_STARS = 60

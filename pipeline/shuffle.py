@@ -5,7 +5,8 @@ files. A round is
 
     bands    a group of parts      rows (band hash, document, rank) by partition of the band hash; first round only
     pairs    a partition of bands  candidate pairs of its buckets, by partition of the pair's worse document
-    unique   a partition of pairs  each pair once, and the documents that are needed, by group of parts
+    unique   a partition of pairs  each pair once, and the documents that are needed, by group of parts; the pairs that
+                                   later rounds of the next step have to know (`known`)
     fetch    a group of parts      signature and shingle set of these documents by partition of pairs; reads text
     compare  a partition of pairs  signature estimate, exact similarity where that leaves a doubt
 
@@ -36,6 +37,7 @@ from .buckets import (
     write_buckets,
     write_sorted,
 )
+from .known import DOCUMENT, PAIR, read_known, write_known, write_large
 from .saved import read_saved
 from .shards import open_parquet, part_file, read_rows
 from .storage import Folder
@@ -49,8 +51,6 @@ NEAREST = 256
 
 ROW = np.dtype([("key", "<u8"), ("document", "<u4"), ("rank", "<u4")])
 LARGE = np.dtype([*ROW.descr, ("done", "u1")])
-PAIR = np.dtype("<u8")
-DOCUMENT = np.dtype("<u4")
 EDGE = np.dtype([("pair", "<u8"), ("similarity", "<f8")])
 SET = np.dtype([("document", "<u4"), ("size", "<u4")])
 
@@ -175,7 +175,9 @@ def pair_partition(folder: Folder, step: Step) -> dict[str, Any]:
         rows = read_bucket(folder, layout.file(round_ - 1, "pairs", index, "large"), 0, LARGE).copy()
         open_, back = _read_open(folder, layout.open_file(round_), layout.first[-1])
         there = open_[rows["document"]]
-        verified = _verified(folder, step, rows["document"][there])
+        rounds, pieces = range(round_), range(layout.partitions)
+        known = [layout.file(earlier, "unique", piece, "known") for earlier in rounds for piece in pieces]
+        verified = read_known(folder, known, index, rows["document"][there], layout.first[-1])
     now = rows[there]
     keys, documents = np.ascontiguousarray(now["key"]), now["document"].astype(np.int64)
     done = now["done"].astype(bool)
@@ -195,6 +197,9 @@ def pair_partition(folder: Folder, step: Step) -> dict[str, Any]:
             folder, layout.file(round_, "pairs", index, "large"), np.array([len(large)]), large.astype(LARGE)
         ),
     ]
+    if round_ == 0 and len(large):
+        name = layout.file(0, "pairs", index, "documents")
+        files.append(write_large(folder, name, large["document"], layout.partitions))
     return {
         "rows": len(rows),
         "pairs": len(pairs),
@@ -229,20 +234,6 @@ def _shared(rows: np.ndarray, settled: int) -> np.ndarray:
     return out
 
 
-def _verified(folder: Folder, step: Step, documents: np.ndarray) -> np.ndarray:
-    """The pairs of earlier rounds both of whose documents are among `documents`, sorted; read file by file."""
-    layout = step.layout
-    among = np.zeros(layout.first[-1], dtype=bool)
-    among[documents] = True
-    found = []
-    for round_ in range(step.round):
-        for index in range(layout.partitions):
-            pairs = read_bucket(folder, layout.file(round_, "unique", index, "pairs"), 0, PAIR)
-            left, right = unpack(pairs)
-            found.append(pairs[among[left] & among[right]])
-    return np.sort(joined(found, PAIR))
-
-
 def unique_partition(folder: Folder, step: Step) -> dict[str, Any]:
     """Each pair of a partition once, and its documents by group."""
     layout, index, round_ = step.layout, step.index, step.round
@@ -256,6 +247,10 @@ def unique_partition(folder: Folder, step: Step) -> dict[str, Any]:
         write_sorted(folder, layout.file(round_, "unique", index, "pairs"), np.array([len(pairs)]), pairs),
         write_sorted(folder, layout.file(round_, "unique", index, "documents"), groups, documents),
     ]
+    if step.large:
+        large = {piece: layout.file(0, "pairs", piece, "documents") for piece in step.large}
+        name = layout.file(round_, "unique", index, "known")
+        files.append(write_known(folder, name, pairs, large, index, layout.partitions))
     moved = pairs.nbytes + documents.nbytes
     return {"pairs": len(pairs), "documents": len(documents), "moved": moved, "files": files}
 

@@ -15,7 +15,7 @@ from malmoi.operators.exact import id_hash, text_hash
 from malmoi.operators.jaccard import jaccard, shingle_sets
 from malmoi.operators.minhash import MinHash
 from malmoi.operators.survivors import decide, rank
-from malmoi.pipeline import buckets, clusters, dedup, index, shuffle
+from malmoi.pipeline import buckets, clusters, dedup, index, known, shuffle
 from malmoi.pipeline.errors import AlarmError, MalmoiError, RecipeError
 from malmoi.pipeline.storage import Folder
 
@@ -114,6 +114,31 @@ def test_partitions_and_paths_change_nothing(tmp_path, texts, run_here, monkeypa
     assert verdicts(stars.path) == verdicts(one.path)
     rounds = json.loads((stars.path / "stages/decide/all.commit.json").read_text())["rounds"]
     assert 1 <= rounds["star_rounds"] <= 6
+
+
+def test_earlier_pairs_are_not_read_once_a_partition(tmp_path, texts, run_here, monkeypatch):
+    """A partition reads those that its large buckets may ask for; what all of them read does not grow with them."""
+    monkeypatch.setattr(shuffle, "MAX_BUCKET", 3)
+    real = known.read_bucket
+    read = []
+
+    def counted(folder, name, index, dtype):
+        rows = real(folder, name, index, dtype)
+        read.append(len(rows))
+        return rows
+
+    monkeypatch.setattr(known, "read_bucket", counted)
+    totals, made = [], []
+    for partitions in (1, 16, 64):
+        read.clear()
+        ran = run_here(tmp_path / str(partitions), recipe(texts, partitions=partitions))
+        made.append(verdicts(ran.path))
+        totals.append(sum(read))
+    assert made[0] == made[1] == made[2]
+    rounds = json.loads((ran.path / "stages/decide/all.commit.json").read_text())["rounds"]
+    everything = int(np.cumsum(rounds["verified"]).sum())
+    assert everything / 2 < totals[0] <= everything
+    assert totals[2] < 1.5 * totals[1] < 64 * everything / 10
 
 
 def test_a_stopped_decision_goes_on_from_its_files(tmp_path, texts, run_here, monkeypatch):

@@ -14,6 +14,7 @@ Writes stages/decide/<part>.verdict.parquet, one row for every kept document in 
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -36,8 +37,8 @@ from .parquet_out import RowGroupWriter
 from .saved import Index, read_saved
 from .shards import open_parquet, part_file
 from .spread import group_figures
-from .storage import Folder
-from .written import hash_file, part_name
+from .storage import READERS, Folder, in_parallel
+from .written import FileRecord, hash_file, part_name
 
 if TYPE_CHECKING:
     from .run import Session
@@ -100,10 +101,15 @@ def _decide(session: Session, folder: Folder) -> dict[str, Any]:
     verdicts, unique, mixed = _verdicts(session, keys, twice, found)
     names = Names(folder, keys, seen.people)
     survivors = names.of(verdicts.survivor[verdicts.survivor >= 0])
-    files = [_write_part(folder, keys, verdicts, survivors, part) for part in range(plan.num_parts)]
-    files.append(_write_nearest(folder, names, found))
+
+    def write(part: int) -> FileRecord:
+        return hash_file(folder, _write_part(folder, keys, verdicts, survivors, part))
+
+    with ThreadPoolExecutor(READERS) as pool:  # mostly they wait for the disk or the store
+        files = list(pool.map(write, range(plan.num_parts)))
+    files.append(hash_file(folder, _write_nearest(folder, names, found)))
     if plan.against:
-        files.append(_write_earlier(folder, names, seen))
+        files.append(hash_file(folder, _write_earlier(folder, names, seen)))
     saved = save_index(session, keys) if dedup.save_index else []
     return {
         "books": [asdict(book) for book in _books(keys, verdicts)],
@@ -118,7 +124,7 @@ def _decide(session: Session, folder: Folder) -> dict[str, Any]:
         "targets": mixed.targets,
         "notes": list(mixed.notes),
         "index": saved,
-        "files": [hash_file(folder, name) for name in files] + [file[:3] for file in saved],
+        "files": [*files, *(file[:3] for file in saved)],
     }
 
 
@@ -152,9 +158,11 @@ class Names:
         tables = [
             pa.table({"id": pa.array([], pa.large_string()), "source": pa.array([], pa.large_string())})
         ]
-        for piece in np.unique(pieces).tolist():
-            table = self._read(piece)
-            tables.append(table.take(pa.array(ordinals[pieces == piece] - self.people.first[piece])))
+
+        def rows_of(piece: int) -> pa.Table:
+            return self._read(piece).take(pa.array(ordinals[pieces == piece] - self.people.first[piece]))
+
+        tables += in_parallel(self.folder, rows_of, np.unique(pieces).tolist())
         return ordinals, pa.concat_tables(tables).combine_chunks()
 
     def _read(self, piece: int) -> pa.Table:

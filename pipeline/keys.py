@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from .shards import open_parquet, part_file
-from .storage import Folder
+from .storage import Folder, in_parallel
 
 NUMBERS = ("id_lo", "id_hi", "exact_lo", "exact_hi", "quality", "length", "priority", "text_bytes", "tokens")
 NAMES = ("group", "source", "language")
@@ -60,9 +60,12 @@ def load_keys(folder: Folder, num_parts: int) -> Keys:
     sizes: list[int] = []
     numbers: dict[str, list[np.ndarray]] = {name: [] for name in NUMBERS}
     names: dict[str, list[pa.DictionaryArray]] = {name: [] for name in NAMES}
-    for index in range(num_parts):
+
+    def read(index: int) -> pa.Table:
         with open_parquet(folder, part_file(index, "keys")) as file:
-            table = file.read([*NUMBERS, *NAMES])
+            return file.read([*NUMBERS, *NAMES])
+
+    for table in in_parallel(folder, read, range(num_parts)):
         sizes.append(table.num_rows)
         for name in NUMBERS:
             numbers[name].append(table.column(name).to_numpy())

@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ from .report import print_summary
 from .shards import corpus_schema, measure_part, plan_shards
 from .split import split
 from .spread import diversity
-from .storage import Folder
+from .storage import Folder, in_parallel
 from .tokenize import FOLDER as TOKENS
 from .tokenize import plan_tokens, tokenize
 from .watch import RunLog, clean_marks, logged
@@ -204,7 +205,7 @@ def _stages(session: Session) -> Manifest:
     session.took("decide", time.perf_counter() - begin - verifying)
     schema = corpus_schema(plan.documents, plan.extras.names, signals=plan.recipe.write.signals)
     shards = plan_shards(
-        [measure_part(folder, i) for i in parts], plan.recipe.write, plan.recipe.seed, schema
+        in_parallel(folder, partial(measure_part, folder), parts), plan.recipe.write, plan.recipe.seed, schema
     )
     aside = session.run("split", [Job("split", part_name(i), split, (shards, i)) for i in parts])
     jobs = [Job("write", f"shard-{i:05d}", gather, (shards.of(i), i)) for i in range(shards.num_shards)]

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import socket
+from contextlib import suppress
 
 from .errors import RecipeError, ResourceError
 from .storage import is_local, strip_local
+
+_HTTP_2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"
 
 
 def ray_address() -> str | None:
@@ -23,12 +26,27 @@ def ray_address() -> str | None:
     if not host or not port.isdigit():
         return address  # auto, local and the like
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=10) as there:
+            web = _is_web(there)
     except (OSError, OverflowError) as error:
         raise ResourceError(
             f"RAY_ADDRESS={address}: no Ray cluster answers ({error}); start it, or unset RAY_ADDRESS to run here"
         ) from error
+    if web:
+        raise ResourceError(
+            f"RAY_ADDRESS={address}: a web server answers, perhaps the dashboard; want the port of the cluster itself, "
+            f"by default {host}:6379"
+        )
     return address
+
+
+def _is_web(there: socket.socket) -> bool:
+    """Whether what listens speaks HTTP/1, which it says of this beginning of HTTP/2; Ray goes on in that."""
+    there.settimeout(2.0)
+    with suppress(OSError):
+        there.sendall(_HTTP_2)
+        return there.recv(5) == b"HTTP/"
+    return False
 
 
 def in_job_folder(path: str) -> bool:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import shutil
 import socket
+import threading
 
 import pytest
 import yaml
@@ -88,6 +89,24 @@ def test_an_address_where_somebody_answers(monkeypatch):
         address = f"127.0.0.1:{server.getsockname()[1]}"
         monkeypatch.setenv("RAY_ADDRESS", address)
         assert ray_address() == address
+
+
+def test_the_address_of_a_dashboard(monkeypatch):
+    """Ray would ask it for minutes."""
+
+    def answer(server):
+        there, _ = server.accept()
+        with there:
+            there.recv(1000)
+            there.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=answer, args=(server,), daemon=True).start()
+        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{server.getsockname()[1]}")
+        with pytest.raises(
+            ResourceError, match=r"a web server answers, perhaps the dashboard; .*127\.0\.0\.1:6379"
+        ):
+            ray_address()
 
 
 def test_an_output_that_goes_with_the_job(tmp_path):

@@ -138,7 +138,7 @@ class TextBatch:
     def stripped(self) -> np.ndarray:
         """int64 [2, lines]: start and end of the lines without white space (as `str.isspace` has it)."""
         out = np.empty((2, len(self.lines.start)), np.int64)
-        strip_lines(self.data, self.lines.start, self.lines.end, english_rules(), out)
+        strip_lines(self.data, self.lines.start, self.lines.end, english_rules().kinds, out)
         return out
 
     @cached_property

@@ -110,7 +110,7 @@ def _judge(operator: Any, table: pa.Table, batch: TextBatch) -> np.ndarray:
         *_tables(operator, table, batch),
         batch.words.start,
         marks_of(CLOSERS),
-        english_rules(),
+        english_rules().kinds,
         copy,
         read,
         counts,

@@ -175,7 +175,7 @@ def _token_sentences(text: np.ndarray, tokens: Tokens, n: int, rules: Rules) -> 
     for i in range(n):
         p, end = tokens.start[i], tokens.start[i] + tokens.size[i]
         cp, length = decode(text, p, end)
-        if tokens.chars[i] == 1 and class_of(rules, cp) & SENTENCE_END:
+        if tokens.chars[i] == 1 and class_of(rules.kinds, cp) & SENTENCE_END:
             seen = True
             continue
         if not seen:
@@ -183,7 +183,7 @@ def _token_sentences(text: np.ndarray, tokens: Tokens, n: int, rules: Rules) -> 
         punctuation = True
         while p < end:
             cp, length = decode(text, p, end)
-            punctuation &= class_of(rules, cp) & PUNCTUATION != 0
+            punctuation &= class_of(rules.kinds, cp) & PUNCTUATION != 0
             p += length
         if not punctuation:
             count += 1
@@ -276,7 +276,7 @@ def judge_lines(
     phrases: Phrases,
     word_start: np.ndarray,
     marks: Marks,
-    rules: Rules,
+    kinds: Kinds,
     out: np.ndarray,
     copy: np.ndarray,
     counts: np.ndarray,
@@ -287,7 +287,6 @@ def judge_lines(
     for the longest line, which only those with a citation mark are copied to; `copy` is the same, to be read.
     """
     first, starts, ends = lines
-    kinds = Kinds(rules.block_index, rules.blocks)
     w = 0
     for doc in range(first.size - 1):
         code = codes[doc]
@@ -345,7 +344,7 @@ def edit_lines(
 
     `word_start` int64: UAX #29 words of the batch (native).
     """
-    kinds = Kinds(rules.block_index, rules.blocks)
+    kinds = rules.kinds
     k = w = 0
     for doc in range(offsets.size - 1):
         start, end = offsets[doc], offsets[doc + 1]

@@ -26,18 +26,25 @@ MAX_SEQUENCE = 12
 BASE = np.uint64(0x9E3779B97F4A7C15)
 
 
-class Rules(NamedTuple):
-    """`block_index` uint16 [4352] and `blocks` uint32 [256 * n]: class bits of a code point in two stages.
+class Kinds(NamedTuple):
+    """Class bits of a code point in two stages: `block_index` uint16 [4352] and `blocks` uint32 [256 * n].
 
-    `special_ends` bool [65536]: some special case has this first and this last byte (`first << 8 | last`).
+    What `class_of` needs of the `Rules`; a call with all of them puts eighty words on the stack.
+    """
+
+    block_index: np.ndarray
+    blocks: np.ndarray
+
+
+class Rules(NamedTuple):
+    """`special_ends` bool [65536]: some special case has this first and this last byte (`first << 8 | last`).
     `special_keys` uint64, `special_rows` int32: hash of a special case -> its row, -1 where a slot is empty;
     row `r` has the pieces of `piece_chars[piece_first[r] : piece_first[r + 1]]` characters each.
     `sequence_keys`, `sequence_kinds` uint8: hash of a run of tokens -> bit 0: longer runs exist, bit 1: a
     special case spells so. `unit_keys`, `unit_used` uint8: units and currencies that split off after a digit.
     """
 
-    block_index: np.ndarray
-    blocks: np.ndarray
+    kinds: Kinds
     special_ends: np.ndarray
     special_keys: np.ndarray
     special_rows: np.ndarray
@@ -131,8 +138,7 @@ def english_rules() -> Rules:
         )
         kinds = _sequence_kinds(stored["sequences"].tolist())
         return Rules(
-            stored["block_index"],
-            stored["blocks"],
+            Kinds(stored["block_index"], stored["blocks"]),
             ends,
             *table_of(specials, -1, np.int32),
             np.cumsum([0, *(len(row) for row in pieces)]).astype(np.int32),
@@ -161,13 +167,6 @@ def decode(data: np.ndarray, at: int, end: int) -> tuple[np.uint32, int]:
     return min(cp, np.uint32(0x10FFFF)), width
 
 
-class Kinds(NamedTuple):
-    """What `class_of` needs of the `Rules`: a call with all of them puts eighty words on the stack."""
-
-    block_index: np.ndarray
-    blocks: np.ndarray
-
-
 @lean
-def class_of(rules: Rules | Kinds, cp: np.uint32) -> np.uint32:
-    return np.uint32(rules.blocks[np.int64(rules.block_index[cp >> 8]) * 256 + np.int64(cp & 255)])
+def class_of(kinds: Kinds, cp: np.uint32) -> np.uint32:
+    return np.uint32(kinds.blocks[np.int64(kinds.block_index[cp >> 8]) * 256 + np.int64(cp & 255)])

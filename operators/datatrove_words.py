@@ -193,7 +193,7 @@ def _cut(out: Tokens, data: np.ndarray, begin: int, end: int, rules: Rules, chun
         q = p
         while q < end:
             cp, length = decode(data, q, end)
-            cls = class_of(rules, cp)
+            cls = class_of(rules.kinds, cp)
             if cls & SPACE:
                 break
             chunk.cp[size], chunk.cls[size], chunk.at[size] = cp, cls, q
@@ -210,7 +210,7 @@ def _cut(out: Tokens, data: np.ndarray, begin: int, end: int, rules: Rules, chun
         chars = 0
         while q < end:
             cp, length = decode(data, q, end)
-            if not class_of(rules, cp) & SPACE:
+            if not class_of(rules.kinds, cp) & SPACE:
                 break
             q += length
             chars += 1

@@ -28,7 +28,7 @@ import pyarrow as pa
 
 from .analysis import analyse
 from .contract import Kind, Limit, judge
-from .datatrove_tables import Kinds, Rules, english_rules
+from .datatrove_tables import Kinds, english_rules
 from .datatrove_words import english_words
 from .kernel import lean
 from .repeat_scan import Seen, mask_for, new_seen, see, stamp_of, times
@@ -62,7 +62,7 @@ def _scan_lines(
     hashes: np.ndarray,
     short: np.ndarray,
     closers: np.ndarray,
-    rules: Rules,
+    kinds: Kinds,
     seen: Seen,
     counts: np.ndarray,
 ) -> None:
@@ -71,7 +71,6 @@ def _scan_lines(
 
     `short` float64 [D]: most code points of a short line.
     """
-    kinds = Kinds(rules.block_index, rules.blocks)
     for doc in range(first.size - 1):
         begin, stop = first[doc], first[doc + 1]
         mask = mask_for(stop - begin)
@@ -147,7 +146,7 @@ class FineWebQuality:
             lines.hash,
             short,
             code_points(CLOSERS if native else ""),
-            english_rules(),
+            english_rules().kinds,
             new_seen(np.diff(lines.first).max(initial=0)),
             counts,
         )

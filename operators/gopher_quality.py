@@ -31,7 +31,7 @@ import pyarrow as pa
 from .analysis import TextBatch, analyse
 from .contract import Kind, Limit, judge
 from .datatrove_joins import Tokens
-from .datatrove_tables import IS_ALPHA, SYMBOL, Rules, class_of, decode, english_rules
+from .datatrove_tables import IS_ALPHA, SYMBOL, Kinds, class_of, decode, english_rules
 from .datatrove_words import english_words
 from .kernel import lean
 from .stop_words import count_stop_words, stop_table
@@ -76,7 +76,7 @@ def _count_words(first: np.ndarray, chars: np.ndarray, flags: np.ndarray, counts
 
 @lean
 def _count_tokens(
-    data: np.ndarray, first: np.ndarray, tokens: Tokens, rules: Rules, counts: np.ndarray
+    data: np.ndarray, first: np.ndarray, tokens: Tokens, kinds: Kinds, counts: np.ndarray
 ) -> None:
     """Fill int64 [3, D]: tokens that are not punctuation only, their code points, tokens with a letter."""
     for doc in range(first.size - 1):
@@ -86,7 +86,7 @@ def _count_tokens(
             alpha = word = False
             while p < end and not (alpha and word):
                 cp, length = decode(data, p, end)
-                cls = class_of(rules, cp)
+                cls = class_of(kinds, cp)
                 alpha |= cls & IS_ALPHA != 0
                 word |= cls & SYMBOL == 0
                 p += length
@@ -159,7 +159,7 @@ class GopherQuality:
     def _as_datatrove(self, batch: TextBatch) -> list[np.ndarray]:
         first, tokens = english_words(batch)
         counts = np.zeros((3, batch.num_docs), np.int64)
-        _count_tokens(batch.data, first, tokens, english_rules(), counts)
+        _count_tokens(batch.data, first, tokens, english_rules().kinds, counts)
         count, chars, alphabetic = counts
         codes = np.zeros(batch.num_docs, np.int32)
         end = tokens.start + tokens.size
@@ -195,7 +195,7 @@ def _signals(
     if native:
         line_shapes(batch.data, (batch.lines.first, *batch.stripped), code_points(bullets), shapes)
     else:
-        python_line_shapes(batch.data, batch.offsets, english_rules(), code_points(bullets), shapes)
+        python_line_shapes(batch.data, batch.offsets, english_rules().kinds, code_points(bullets), shapes)
     count_symbols(batch.data, batch.offsets, symbols)
     lines, bulleted, elliptic = shapes
     hashes, ellipses = symbols

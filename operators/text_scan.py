@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from .byte_masks import below, bits_in, lowest, masks
-from .datatrove_tables import LINE_BREAK, SPACE, TERMINAL, Kinds, Rules, class_of, decode
+from .datatrove_tables import LINE_BREAK, SPACE, TERMINAL, Kinds, class_of, decode
 from .kernel import lean
 
 BULLETS = "•-*·‣●○■□▪▫◦・∙"
@@ -168,10 +168,9 @@ def line_shapes(
 
 @lean
 def python_line_shapes(
-    data: np.ndarray, offsets: np.ndarray, rules: Rules, bullets: np.ndarray, counts: np.ndarray
+    data: np.ndarray, offsets: np.ndarray, kinds: Kinds, bullets: np.ndarray, counts: np.ndarray
 ) -> None:
     """As `line_shapes`, of the lines of `str.splitlines`, blank ones too."""
-    kinds = Kinds(rules.block_index, rules.blocks)
     for doc in range(offsets.size - 1):
         start, end = offsets[doc], offsets[doc + 1]
         while start < end:
@@ -185,9 +184,8 @@ def python_line_shapes(
 
 
 @lean
-def strip_lines(data: np.ndarray, start: np.ndarray, end: np.ndarray, rules: Rules, out: np.ndarray) -> None:
+def strip_lines(data: np.ndarray, start: np.ndarray, end: np.ndarray, kinds: Kinds, out: np.ndarray) -> None:
     """Fill int64 [2, lines]: start and end of the lines without white space at both ends."""
-    kinds = Kinds(rules.block_index, rules.blocks)
     for i in range(len(start)):
         a, b = start[i], end[i]
         if a < b:

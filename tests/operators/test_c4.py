@@ -204,8 +204,8 @@ def test_names_of_one_language_beside_each_other(text, languages):
 
 
 def test_nothing_that_ends_a_sentence_is_passed_over():
-    rules = english_rules()
-    blocks = rules.blocks.reshape(-1, 256)[rules.block_index.astype(np.int64)].reshape(-1)
+    kinds = english_rules().kinds
+    blocks = kinds.blocks.reshape(-1, 256)[kinds.block_index.astype(np.int64)].reshape(-1)
     for code in np.flatnonzero(blocks & TERMINAL):
         if not 0xD800 <= code < 0xE000:
             data = [*chr(code).encode(), 0, 0]

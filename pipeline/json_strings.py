@@ -112,7 +112,7 @@ def scan_string(data: Any, i: int) -> tuple[int, int, int]:
             special = np.uint64(special & ~below(s + taken))
             if s + taken >= size:
                 size, step = s, s + taken
-        if wrong & below(size):
+        if wrong & below(size + 1):  # with the one at which a character that is cut should go on
             return _string_by_bytes(data, begin)
         i += step
 

@@ -512,3 +512,18 @@ def test_long_strings_of_any_bytes_are_those_of_python(seed):
         assert found.get(offset) == expected, line
         offset += len(line) + 1
     assert len(rows) + len(problems) == len(lines)
+
+
+def test_a_character_that_is_cut_is_found_at_every_place():
+    cut = (b"\xc3", b"\xe1\x84", b"\xf0\x9f", b"\xf0\x9f\x98")
+    after = (b"\\\\", b"\\n", b"\\u0041", b"\\ud83d\\ude00", "é".encode(), "漢".encode(), "😀".encode(), b"a")
+    lines = [
+        b'{"text":"' + b"x" * place + odd + following + b'y"}'
+        for place in range(140)
+        for odd in cut
+        for following in after
+    ]
+    rows, problems = read(b"\n".join(lines) + b"\n", PLAIN)
+    assert not rows
+    assert {problem.reason for problem in problems} == {"invalid_utf8"}
+    assert len(problems) == len(lines)

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import xxhash
 import zstandard
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from malmoi.pipeline import scatter as scatter_module
@@ -339,6 +339,7 @@ def test_dropped_and_quarantine(parts):
         assert empty == full
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(*[st.integers(0, 2**64 - 1)] * 2, st.integers(0, 99)), max_size=20), st.integers())
 def test_order_key_is_xxh64(rows, seed):
     low, high, epoch = (np.array([row[i] for row in rows], dtype=np.uint64) for i in range(3))

@@ -17,7 +17,7 @@ from malmoi.operators.contract import Operator
 
 from .errors import ChangedError
 
-FORMAT = 3
+FORMAT = 4
 """Of the files of a run; a folder with another is not gone on with."""
 
 _OURS = "malmoi.operators"

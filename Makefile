@@ -27,8 +27,8 @@ demo-train: $(TRAIN)  ## sample, corpus, tokens, tiny model, evaluation, export,
 	@$(BIN)/malmoi evaluate runs/demo_train --heldout runs/demo_heldout.parquet --limit 10
 	@test -e runs/demo_model || $(BIN)/malmoi export runs/demo_train --out runs/demo_model
 
-test: $(DEV)  ## all tests, those that start Ray included
-	@$(BIN)/python -m pytest -q
+test: $(DEV)  ## all tests, those that start Ray included, in two processes
+	@$(BIN)/python -m pytest -q -n 2 --max-worker-restart=0
 
 test-cluster: $(DEV)  ## what needs several nodes, sshd or Redis
 	@$(BIN)/python -m pytest -q -m cluster

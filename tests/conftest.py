@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import json
 import signal
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,46 @@ ROOT = Path(__file__).resolve().parents[1]
 # A shell's background job ignores Ctrl-C and so does all that it starts; the commands under test must not.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+# `make test` has two processes for the tests (pytest-xdist). One of them runs the tests that start Ray, one after the
+# other. The other one begins with those of training, which wait for no kernel: numba's cache is no place for two
+# processes that compile the same at once. Who is done first takes of what is left, file by file.
+
+
+@cache
+def _ray_tests(file: str) -> frozenset[str]:
+    """The functions of a file that are marked `ray`; "" stands for all. The process that gives out the tests reads
+    the files, since it imports none."""
+    found = set()
+    for node in ast.parse((ROOT / file).read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "pytestmark":
+            found |= {""} if "mark.ray" in ast.unparse(node.value) else set()
+        elif isinstance(node, ast.FunctionDef) and "pytest.mark.ray" in map(ast.unparse, node.decorator_list):
+            found.add(node.name)
+    return frozenset(found)
+
+
+def _group(nodeid: str) -> str:
+    file, _, test = nodeid.partition("::")
+    return "ray" if _ray_tests(file) & {"", test.partition("[")[0]} else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    from xdist.scheduler import LoadScopeScheduling
+
+    config.option.loadscopereorder = False
+    scheduler = LoadScopeScheduling(config, log)
+    scheduler._split_scope = _group
+    return scheduler
+
+
+def pytest_collection_modifyitems(config, items):
+    for item in items:
+        assert (item.get_closest_marker("ray") is not None) == (_group(item.nodeid) == "ray"), item.nodeid
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: (_group(item.nodeid) != "ray", "tests/training/" not in item.nodeid))
 
 
 @pytest.fixture(scope="session")

@@ -141,7 +141,7 @@ def _until(check: Callable[[], Any], told: Path, seconds: float = 60.0) -> Any:
     raise AssertionError(f"not in {seconds:.0f} s:\n{told.read_text()[-2000:]}")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Machines]]:
     """`machines(python=..., env=...)`: a cluster without nodes yet."""
     made: list[Machines] = []
@@ -155,7 +155,7 @@ def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[...,
         cluster.stop()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def bare(machines: Callable[..., Machines], tmp_path_factory: pytest.TempPathFactory) -> Machines:
     """A head of two CPUs whose Python has what malmoi needs, but no malmoi."""
     folder = tmp_path_factory.mktemp("bare") / "venv"
@@ -181,7 +181,7 @@ def bare(machines: Callable[..., Machines], tmp_path_factory: pytest.TempPathFac
     return cluster
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def three(machines: Callable[..., Machines]) -> Machines:
     """A head and two more nodes of one CPU each; the last has the resource `data` and the label `role=data`."""
     cluster = machines(PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}")

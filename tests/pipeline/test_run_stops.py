@@ -81,11 +81,18 @@ def recipe(tmp_path, recipe_file):
     )
 
 
+@pytest.fixture(scope="module")
+def made():
+    return {}
+
+
 @pytest.fixture
-def undisturbed(tmp_path, recipe, run_here, outputs, monkeypatch):
-    """The bytes of a run that nothing disturbed."""
+def undisturbed(tmp_path, recipe, run_here, outputs, monkeypatch, made):
+    """The bytes of a run that nothing disturbed; made once, since the folder of the input makes no difference."""
     monkeypatch.syspath_prepend(tmp_path)
-    return outputs(run_here(tmp_path / "undisturbed", recipe).path)
+    if not made:
+        made.update(outputs(run_here(tmp_path / "undisturbed", recipe).path))
+    return made
 
 
 def wait_for(condition, process: subprocess.Popen[str], seconds: float = 60.0) -> None:

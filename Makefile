@@ -9,7 +9,9 @@ BIN := $(VENV)/bin
 BASE := $(VENV)/.base.stamp
 TRAIN := $(VENV)/.train.stamp
 DEV := $(VENV)/.dev.stamp
-PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-compile
+# pip would do it on one CPU. Some packages bring files that are no Python of this version: not an error.
+COMPILE := $(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
 export RAY_USAGE_STATS_ENABLED := 0
 
 help:  ## this list
@@ -84,14 +86,17 @@ $(BIN)/python:
 $(BASE): pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing malmoi into $(VENV) (first time: a few minutes)"
 	@$(PIP) -c constraints.txt -e .
+	@$(COMPILE)
 	@touch $@
 
 $(TRAIN): pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing malmoi with what training needs into $(VENV)"
 	@$(PIP) -c constraints.txt -e '.[train]'
+	@$(COMPILE)
 	@touch $(BASE) $@
 
 $(DEV): pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing malmoi with its development tools into $(VENV)"
 	@$(PIP) -c constraints.txt -e '.[dev]'
+	@$(COMPILE)
 	@touch $(BASE) $(TRAIN) $@

@@ -41,6 +41,10 @@ def _group(nodeid: str) -> str:
     return "ray" if _ray_tests(file) & {"", test.partition("[")[0]} else file
 
 
+def _order(group: str) -> int:
+    return 0 if group == "ray" else 1 if group.startswith("tests/training/") else 2
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
     from xdist.scheduler import LoadScopeScheduling
@@ -55,7 +59,7 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
         assert (item.get_closest_marker("ray") is not None) == (_group(item.nodeid) == "ray"), item.nodeid
     if hasattr(config, "workerinput"):
-        items.sort(key=lambda item: (_group(item.nodeid) != "ray", "tests/training/" not in item.nodeid))
+        items.sort(key=lambda item: _order(_group(item.nodeid)))
 
 
 @pytest.fixture(scope="session")

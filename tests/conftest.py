@@ -19,8 +19,8 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 
 
 # `make test` has two processes for the tests (pytest-xdist). One of them runs the tests that start Ray, one after the
-# other. The other one begins with those of training, which wait for no kernel: numba's cache is no place for two
-# processes that compile the same at once. Who is done first takes of what is left, file by file.
+# other. The other one begins with those of training, which need few kernels, so that not both compile the same ones.
+# Who is done first takes of what is left, file by file.
 
 
 @cache

@@ -178,13 +178,15 @@ def wait_for_cpu(seconds: float = 60.0, run: Run | None = None) -> None:
     import ray
 
     deadline = time.monotonic() + seconds
+    pause = 0.01  # at first it is the stage before, whose workers Ray has not given back yet
     while cluster.free_cpus(run or Run()) < 1:
         if time.monotonic() > deadline:
             total = ray.cluster_resources().get("CPU", 0)
             raise ResourceError(
                 f"needs 1 free CPU and none of {total:g} became free in {seconds:.0f} s: other work holds them"
             )
-        time.sleep(0.5)
+        time.sleep(pause)
+        pause = min(2 * pause, 0.5)
 
 
 _making = threading.Lock()  # Ray Data's context is one for the process

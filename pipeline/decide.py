@@ -31,6 +31,7 @@ from .engine import Job, committed, execute
 from .groups import group_counts
 from .index import save_index
 from .keys import Keys, load_keys
+from .local_ray import usable_cpus
 from .manifest import Book, Dedup, Earlier
 from .mixing import Mixed, mix
 from .parquet_out import RowGroupWriter
@@ -105,7 +106,8 @@ def _decide(session: Session, folder: Folder) -> dict[str, Any]:
     def write(part: int) -> FileRecord:
         return hash_file(folder, _write_part(folder, keys, verdicts, survivors, part))
 
-    with ThreadPoolExecutor(READERS) as pool:  # mostly they wait for the disk or the store
+    threads = usable_cpus() if folder.is_local else READERS  # each holds columns of all documents
+    with ThreadPoolExecutor(threads) as pool:  # mostly they wait for the disk or the store
         files = list(pool.map(write, range(plan.num_parts)))
     files.append(hash_file(folder, _write_nearest(folder, names, found)))
     if plan.against:

@@ -44,12 +44,12 @@ def leaving(folder: Folder, part: int, documents: pa.Schema) -> Iterator[Leaving
     """The two files of a part, open, with the malformed records of stage `filter` in them; whole when this ends."""
     names = [f"dropped/part-{part:05d}.decided.parquet", f"quarantine/part-{part:05d}.parquet"]
     with ExitStack() as stack:
-        bad = stack.enter_context(open_parquet(folder, part_file(part, "quarantine")))
-        schemas = (with_evidence(documents), bad.schema_arrow)
-        writers = [stack.enter_context(_writer(folder, *one)) for one in zip(names, schemas, strict=True)]
-        for group in range(bad.num_row_groups):
-            writers[1].write(bad.read_row_group(group))
-        yield Leaving(names, *writers)
+        dropped = stack.enter_context(_writer(folder, names[0], with_evidence(documents)))
+        with open_parquet(folder, part_file(part, "quarantine")) as bad:
+            quarantine = stack.enter_context(_writer(folder, names[1], bad.schema_arrow))
+            for group in range(bad.num_row_groups):
+                quarantine.write(bad.read_row_group(group))
+        yield Leaving(names, dropped, quarantine)
 
 
 @dataclass(frozen=True)

@@ -61,16 +61,18 @@ def load_keys(folder: Folder, num_parts: int) -> Keys:
     numbers: dict[str, list[np.ndarray]] = {name: [] for name in NUMBERS}
     names: dict[str, list[pa.DictionaryArray]] = {name: [] for name in NAMES}
 
-    def read(index: int) -> pa.Table:
+    def read(index: int) -> tuple[list[np.ndarray], list[pa.DictionaryArray]]:
         with open_parquet(folder, part_file(index, "keys")) as file:
-            return file.read([*NUMBERS, *NAMES])
+            table = file.read([*NUMBERS, *NAMES])
+        coded = [table.column(name).combine_chunks().dictionary_encode() for name in NAMES]
+        return [table.column(name).to_numpy() for name in NUMBERS], coded
 
-    for table in in_parallel(folder, read, range(num_parts)):
-        sizes.append(table.num_rows)
-        for name in NUMBERS:
-            numbers[name].append(table.column(name).to_numpy())
-        for name in NAMES:
-            names[name].append(table.column(name).combine_chunks().dictionary_encode())
+    for of_numbers, of_names in in_parallel(folder, read, range(num_parts)):
+        sizes.append(len(of_numbers[0]))
+        for name, values in zip(NUMBERS, of_numbers, strict=True):
+            numbers[name].append(values)
+        for name, codes in zip(NAMES, of_names, strict=True):
+            names[name].append(codes)
     return Keys(
         first=np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64),
         numbers={name: np.concatenate(pieces) for name, pieces in numbers.items()},

@@ -41,6 +41,7 @@ def print_plan(plan: Plan, console: Console) -> None:
     stages.add_row(
         "decide", "1", f"dedup ({', '.join(dedup) or 'off'}); mixture {mixture.method} by {mixture.by}"
     )
+    stages.add_row("split", str(plan.num_parts), "what stays by shard, what goes with its reason")
     order = "globally shuffled" if recipe.write.shuffle else "in input order"
     stages.add_row("write", "", f"{recipe.write.format} shards of {size(recipe.write.shard_bytes)}, {order}")
     if recipe.tokenize is not None:

@@ -176,6 +176,7 @@ def _corpus(plan: Plan, console: Console, engine: EngineKind, summary: bool) -> 
         _check_plan(folder, plan)
         session = Session(plan, folder, console, engine, still_ours, seconds=_report(folder))
         session.start()
+        still_ours()  # it may have taken minutes
         if not folder.exists(PLAN):
             folder.write_bytes(PLAN, _text(plan.identity).encode())
         folder.clean_temps()
@@ -207,7 +208,8 @@ def _stages(session: Session) -> Manifest:
     shards = plan_shards(
         in_parallel(folder, partial(measure_part, folder), parts), plan.recipe.write, plan.recipe.seed, schema
     )
-    aside = session.run("split", [Job("split", part_name(i), split, (shards, i)) for i in parts])
+    bare = replace(shards, parts=(), starts=())  # a list of all parts would travel with each job
+    aside = session.run("split", [Job("split", part_name(i), split, (bare, i)) for i in parts])
     jobs = [Job("write", f"shard-{i:05d}", gather, (shards.of(i), i)) for i in range(shards.num_shards)]
     written = session.run("write", jobs)
     check_steps(plan.steps, plan.identity["operators"])

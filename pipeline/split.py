@@ -33,10 +33,9 @@ def split(folder: Folder, work: tuple[ShardPlan, int]) -> dict[str, Any]:
     """
     plan, part = work
     with ExitStack() as stack:
-        kept, verdicts = (
-            stack.enter_context(open_parquet(folder, part_file(part, kind))) for kind in ("kept", "verdict")
-        )
-        verdict = _checked(verdicts.read(), kept, part)
+        kept = stack.enter_context(open_parquet(folder, part_file(part, "kept")))
+        with open_parquet(folder, part_file(part, "verdict")) as file:
+            verdict = _checked(file.read(), kept, part)
         others = stack.enter_context(leaving(folder, part, kept.schema_arrow))
         staying = _staying(plan, kept, verdict, others)
         files = scatter(folder, plan, part, staying) if plan.shuffle else [*staying]

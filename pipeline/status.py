@@ -153,7 +153,10 @@ def read_status(
     """
     folder = run_folder(run, overrides, options)
     there = is_there(folder, "plan.json")
-    plan = _json(folder, "plan.json")
+    try:
+        plan = _json(folder, "plan.json")
+    except Exception as error:  # of many classes, by the driver of a remote store
+        raise SourceError(f"{folder.url}: cannot be read ({type(error).__name__}: {error})") from error
     if not plan:
         if there:
             raise SourceError(f"{folder.url}: its plan.json cannot be read; is it a run's folder?")

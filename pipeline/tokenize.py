@@ -197,6 +197,7 @@ def tokenize(
             check_lasting(folder.url)
             num_cpus = start_ray(run)
             check_reach(_local_paths(plan), run, ".")
+            still_ours()  # it may have taken minutes
         if not folder.exists(PLAN):
             folder.write_bytes(PLAN, _text(plan).encode())
         folder.clean_temps()

@@ -42,7 +42,12 @@ def _begun(
         raise RecipeError(f"log.tensorboard needs a local output, got {recipe.output}")
     plan = make_plan(recipe)
     with only_run(Folder(recipe.output, recipe.output_options)) as still_ours:
-        done = begin(recipe, plan, launcher, check)["result"] is not None
+
+        def checked() -> None:
+            check()
+            still_ours()  # it may have taken minutes
+
+        done = begin(recipe, plan, launcher, checked)["result"] is not None
         if done:
             make_console().print(f"finished already: {Folder(recipe.output).join(MODEL)}", soft_wrap=True)
         yield plan, done, still_ours

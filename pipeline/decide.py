@@ -14,7 +14,6 @@ Writes stages/decide/<part>.verdict.parquet, one row for every kept document in 
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +37,7 @@ from .parquet_out import RowGroupWriter
 from .saved import Index, read_saved
 from .shards import open_parquet, part_file
 from .spread import group_figures
-from .storage import READERS, Folder, in_parallel
+from .storage import Folder, in_parallel
 from .written import FileRecord, hash_file, part_name
 
 if TYPE_CHECKING:
@@ -106,9 +105,8 @@ def _decide(session: Session, folder: Folder) -> dict[str, Any]:
     def write(part: int) -> FileRecord:
         return hash_file(folder, _write_part(folder, keys, verdicts, survivors, part))
 
-    threads = usable_cpus() if folder.is_local else READERS  # each holds columns of all documents
-    with ThreadPoolExecutor(threads) as pool:  # mostly they wait for the disk or the store
-        files = list(pool.map(write, range(plan.num_parts)))
+    # Mostly they wait for the disk; each holds columns of all documents.
+    files = in_parallel(folder, write, range(plan.num_parts), local=usable_cpus())
     files.append(hash_file(folder, _write_nearest(folder, names, found)))
     if plan.against:
         files.append(hash_file(folder, _write_earlier(folder, names, seen)))

@@ -36,7 +36,7 @@ EVIDENCE = pa.schema(
         ("similarity", pa.float32()),
     ]
 )
-_QUARANTINE = "quarantine."
+QUARANTINED = "quarantine."
 
 
 @contextmanager
@@ -67,7 +67,7 @@ class Leaving:
             name: verdict.column(name) for name in EVIDENCE.names
         }
         judged = pa.table(columns).filter(pc.equal(verdict.column("copies"), 0))
-        is_bad = pc.starts_with(judged.column("drop"), _QUARANTINE)
+        is_bad = pc.starts_with(judged.column("drop"), QUARANTINED)
         if pc.any(is_bad).as_py():
             bad = judged.filter(is_bad)
             self.quarantine.write(_as_quarantine(bad, table.column_names, self.quarantine.schema))

@@ -22,7 +22,6 @@ import traceback
 import uuid
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -34,7 +33,7 @@ from .local_ray import TRIES, TURN, usable_cpus
 from .poison import Overdue, limited
 from .ray_place import ray_address
 from .recipe import Run
-from .storage import READERS, Folder
+from .storage import Folder, in_parallel
 from .written import is_there
 
 # Of files that an earlier call left: hashed in this process (1.5 GB/s from a disk) rather than by workers.
@@ -294,13 +293,13 @@ def run_jobs(
 def _done(folder: Folder, jobs: list[Job], *, on_workers: bool) -> tuple[dict[str, Counts], frozenset[str]]:
     """The counts of the jobs that are done, in the jobs' order, and the names of those whose files are to be
     hashed by workers, being too many bytes for this process."""
-    with ThreadPoolExecutor(usable_cpus() if folder.is_local else READERS) as pool:
-        found = list(pool.map(lambda job: committed(folder, job, deep=False), jobs))
-        there = {job.name: (job, one) for job, one in zip(jobs, found, strict=True) if one is not None}
-        size = sum(size for _, counts in there.values() for _, size, _ in counts["files"])
-        if on_workers and size > CHECK_HERE_BYTES:
-            return {}, frozenset(there)
-        checked = pool.map(lambda job: committed(folder, job), [job for job, _ in there.values()])
-        return {
-            name: counts for name, counts in zip(there, checked, strict=True) if counts is not None
-        }, frozenset()
+    found = in_parallel(folder, lambda job: committed(folder, job, deep=False), jobs, local=usable_cpus())
+    there = {job.name: (job, one) for job, one in zip(jobs, found, strict=True) if one is not None}
+    size = sum(size for _, counts in there.values() for _, size, _ in counts["files"])
+    if on_workers and size > CHECK_HERE_BYTES:
+        return {}, frozenset(there)
+    left = [job for job, _ in there.values()]
+    checked = in_parallel(folder, lambda job: committed(folder, job), left, local=usable_cpus())
+    return {
+        name: counts for name, counts in zip(there, checked, strict=True) if counts is not None
+    }, frozenset()

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 
 from .batches import read_batches, take_rows, write_batches
 from .recipe import Write
-from .shards import EPOCH, ShardPlan, read_copies, slices_of
+from .shards import EPOCH, Copies, ShardPlan, slices_of
 from .storage import Folder
 from .written import FileRecord
 
@@ -96,9 +96,10 @@ def _runs(key: np.ndarray, text_bytes: np.ndarray) -> list[np.ndarray]:
     return [piece[np.argsort(key[piece], kind="stable")] for piece in pieces]
 
 
-def scatter(folder: Folder, plan: ShardPlan, part: int, tables: Iterable[pa.Table]) -> list[FileRecord]:
+def scatter(
+    folder: Folder, plan: ShardPlan, part: int, copies: Copies, tables: Iterable[pa.Table]
+) -> list[FileRecord]:
     """Set the rows of one part aside by slice. `tables`: its documents of the corpus in their order, each once."""
-    copies = read_copies(folder, part)
     key = order_key(copies.id_lo, copies.id_hi, copies.epoch, plan.seed)
     buckets = plan.num_shards * plan.slices
     bucket = shard_of(key, buckets)  # the shard, in finer steps

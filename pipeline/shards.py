@@ -5,8 +5,8 @@
 | corpus/shard-00000-of-00004.*      | `gather.gather`         | the corpus; 3 copies are 3 rows            |
 | stages/scatter/part-00000.batches  | `split.split`           | rows on their way, only where shuffled     |
 | dropped/part-00000.rules.parquet   | `filtering.filter_part` | what a rule dropped, why, all its signals  |
-| dropped/part-00000.decided.parquet | `split.split`         | duplicates and what the mixture left out   |
-| quarantine/part-00000.parquet      | `split.split`         | malformed records, documents of equal id   |
+| dropped/part-00000.decided.parquet | `split.split`           | duplicates and what the mixture left out   |
+| quarantine/part-00000.parquet      | `split.split`           | malformed records, documents of equal id   |
 
 Shards are cut by UTF-8 bytes of text before compression, so their number is known before a document is
 moved: with `shuffle` by a hash of (source, id, epoch, seed), else by (part, row, epoch). The bytes of a
@@ -141,9 +141,19 @@ def open_parquet(folder: Folder, name: str) -> Iterator[pq.ParquetFile]:
 def read_copies(folder: Folder, part: int) -> Copies:
     """The rows of a part that are written, repeated by their number of copies."""
     with open_parquet(folder, part_file(part, "verdict")) as file:
-        copies = file.read(["copies"]).column("copies").to_numpy().astype(np.int64)
+        verdict = file.read(["copies"])
+    return copies_of(verdict, read_keys(folder, part), part)
+
+
+def read_keys(folder: Folder, part: int) -> pa.Table:
+    """`id_lo`, `id_hi` and `text_bytes` of the kept documents of a part."""
     with open_parquet(folder, part_file(part, "keys")) as file:
-        keys = file.read(["id_lo", "id_hi", "text_bytes"])
+        return file.read(["id_lo", "id_hi", "text_bytes"])
+
+
+def copies_of(verdict: pa.Table, keys: pa.Table, part: int) -> Copies:
+    """The rows that a part gives to the corpus, by its verdicts and `read_keys`."""
+    copies = verdict.column("copies").to_numpy().astype(np.int64)
     if len(copies) != keys.num_rows:
         raise MalmoiError(
             f"write/part-{part:05d}: {len(copies):,} verdicts for {keys.num_rows:,} kept documents"

@@ -15,14 +15,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from .dropped import Leaving, leaving
+from .dropped import QUARANTINED, Leaving, leaving
 from .errors import MalmoiError
 from .scatter import scatter
-from .shards import ShardPlan, fit, open_parquet, part_file
+from .shards import ShardPlan, copies_of, fit, open_parquet, part_file, read_keys
 from .storage import Folder
 from .written import hash_file
-
-_QUARANTINE = "quarantine."
 
 
 def split(folder: Folder, work: tuple[ShardPlan, int]) -> dict[str, Any]:
@@ -36,11 +34,13 @@ def split(folder: Folder, work: tuple[ShardPlan, int]) -> dict[str, Any]:
         kept = stack.enter_context(open_parquet(folder, part_file(part, "kept")))
         with open_parquet(folder, part_file(part, "verdict")) as file:
             verdict = _checked(file.read(), kept, part)
+        keys = read_keys(folder, part)
+        copies = copies_of(verdict, keys, part)
         others = stack.enter_context(leaving(folder, part, kept.schema_arrow))
         staying = _staying(plan, kept, verdict, others)
-        files = scatter(folder, plan, part, staying) if plan.shuffle else [*staying]
+        files = scatter(folder, plan, part, copies, staying) if plan.shuffle else [*staying]
     return {
-        **_counts(folder, part, verdict),
+        **_counts(verdict, keys),
         **others.rows,
         "files": [*(hash_file(folder, name) for name in others.names), *files],
     }
@@ -85,13 +85,12 @@ def _checked(verdict: pa.Table, kept: pq.ParquetFile, part: int) -> pa.Table:
     return verdict
 
 
-def _counts(folder: Folder, part: int, verdict: pa.Table) -> dict[str, Any]:
-    with open_parquet(folder, part_file(part, "keys")) as file:
-        text_bytes = file.read(["text_bytes"]).column("text_bytes").to_numpy()
+def _counts(verdict: pa.Table, keys: pa.Table) -> dict[str, Any]:
+    text_bytes = keys.column("text_bytes").to_numpy()
     stays = verdict.column("copies").to_numpy() > 0
     reasons = pc.value_counts(verdict.column("reason").drop_null()).to_pylist()
     found = {row["values"]: row["counts"] for row in sorted(reasons, key=lambda row: str(row["values"]))}
-    bad = {name: count for name, count in found.items() if name.startswith(_QUARANTINE)}
+    bad = {name: count for name, count in found.items() if name.startswith(QUARANTINED)}
     return {
         "read": verdict.num_rows,
         "kept": int(stays.sum()),

@@ -312,9 +312,10 @@ class Folder:
         return len(temps)
 
 
-def in_parallel(folder: Folder, read: Callable[[T], R], things: Sequence[T]) -> list[R]:
-    """What `read` gives for each, in their order; several at a time where the folder is remote."""
-    if folder.is_local or len(things) < 2:
-        return [read(thing) for thing in things]
-    with ThreadPoolExecutor(READERS) as pool:
-        return list(pool.map(read, things))
+def in_parallel(folder: Folder, do: Callable[[T], R], things: Sequence[T], *, local: int = 1) -> list[R]:
+    """What `do` gives for each, in their order; several at a time where the folder is remote, `local` where not."""
+    at_once = local if folder.is_local else READERS
+    if at_once < 2 or len(things) < 2:
+        return [do(thing) for thing in things]
+    with ThreadPoolExecutor(at_once) as pool:
+        return list(pool.map(do, things))

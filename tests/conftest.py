@@ -62,6 +62,17 @@ def pytest_collection_modifyitems(config, items):
         items.sort(key=lambda item: _order(_group(item.nodeid)))
 
 
+@pytest.fixture(scope="module")
+def s3():
+    """fsspec options of a running S3 server without a bucket. What it holds stays, also for other modules."""
+    pytest.importorskip("s3fs")
+    server = pytest.importorskip("moto.server").ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield {"key": "test", "secret": "test", "client_kwargs": {"endpoint_url": f"http://{host}:{port}"}}
+    server.stop()
+
+
 @pytest.fixture(scope="session")
 def tiny_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a byte-level BPE of 600 tokens, made here; eos <|eos|> is 0."""

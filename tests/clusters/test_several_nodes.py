@@ -33,15 +33,10 @@ def refused(process):
 
 
 @pytest.fixture(scope="module")
-def store():
+def store(s3):
     """fsspec options of a running S3 server with the bucket `here`."""
-    server = pytest.importorskip("moto.server").ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    options = {"key": "test", "secret": "test", "client_kwargs": {"endpoint_url": f"http://{host}:{port}"}}
-    pytest.importorskip("s3fs").S3FileSystem(**options).mkdir("here")
-    yield options
-    server.stop()
+    pytest.importorskip("s3fs").S3FileSystem(**s3).mkdir("here")
+    return s3
 
 
 def to_store(path, options, **more):

@@ -19,19 +19,13 @@ from malmoi.pipeline.errors import BusyError
 from malmoi.pipeline.lock import only_run
 from malmoi.pipeline.storage import Folder
 
-moto_server = pytest.importorskip("moto.server")
 s3fs = pytest.importorskip("s3fs")
 
 
 @pytest.fixture(scope="module")
-def options():
-    server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    options = {"key": "test", "secret": "test", "client_kwargs": {"endpoint_url": f"http://{host}:{port}"}}
-    s3fs.S3FileSystem(**options).mkdir("locks")
-    yield options
-    server.stop()
+def options(s3):
+    s3fs.S3FileSystem(**s3).mkdir("locks")
+    return s3
 
 
 @pytest.fixture(params=["s3", "memory", "no flock"])

@@ -14,26 +14,20 @@ from malmoi.pipeline.lock import only_run
 from malmoi.pipeline.manifest import Manifest
 from malmoi.pipeline.storage import Folder
 
-moto_server = pytest.importorskip("moto.server")
 s3fs = pytest.importorskip("s3fs")
 
 DOCUMENTS = [{"id": str(i), "text": f"document {i} stands alone, {i * i} words apart"} for i in range(60)]
 
 
 @pytest.fixture(scope="module")
-def options():
+def options(s3):
     """fsspec options of a running server with the bucket `whole`."""
-    server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    options = {"key": "test", "secret": "test", "client_kwargs": {"endpoint_url": f"http://{host}:{port}"}}
-    fs = s3fs.S3FileSystem(**options)
+    fs = s3fs.S3FileSystem(**s3)
     fs.mkdir("whole")
     for part in range(3):
         lines = [json.dumps(document).encode() for document in DOCUMENTS[part::3]]
         fs.pipe(f"whole/in/{part}.jsonl", b"\n".join([*lines, b"no JSON"]))
-    yield options
-    server.stop()
+    return s3
 
 
 def recipe(options):

@@ -18,7 +18,6 @@ from malmoi.pipeline.shards import part_file, read_rows
 from malmoi.pipeline.sources import find_files, infer_extras, read_part, split_parts
 from malmoi.pipeline.storage import Folder
 
-moto_server = pytest.importorskip("moto.server")
 pytest.importorskip("s3fs")
 
 RECORDS = [{"text": f"{i} 말모이 " * (i % 50), "n": i} for i in range(2000)]
@@ -26,15 +25,11 @@ LINES = b"".join(json.dumps(record).encode() + b"\n" for record in RECORDS)
 
 
 @pytest.fixture(scope="module")
-def options():
+def options(s3):
     """fsspec options of a running server with the bucket `corpus`."""
     import s3fs
 
-    server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    options = {"key": "test", "secret": "test", "client_kwargs": {"endpoint_url": f"http://{host}:{port}"}}
-    fs = s3fs.S3FileSystem(**options)
+    fs = s3fs.S3FileSystem(**s3)
     fs.mkdir("corpus")
     table = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(RECORDS), table, row_group_size=300)
@@ -42,8 +37,7 @@ def options():
     fs.pipe("corpus/in/b.jsonl.zst", zstandard.compress(LINES))
     fs.pipe("corpus/in/deep/c.parquet", table.getvalue())
     fs.pipe("corpus/in/_SUCCESS", b"")
-    yield options
-    server.stop()
+    return s3
 
 
 def made(options, *paths):

@@ -36,18 +36,12 @@ def write_input(folder: Folder) -> None:
 def place(request, tmp_path):
     """(folder for everything, its options)."""
     if request.param == "disk":
-        yield str(tmp_path), {}
-        return
-    moto_server = pytest.importorskip("moto.server")
+        return str(tmp_path), {}
+    options = request.getfixturevalue("s3")
     s3fs = pytest.importorskip("s3fs")
-    server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    options = {"key": "test", "secret": "test", "client_kwargs": {"endpoint_url": f"http://{host}:{port}"}}
     bucket = f"bucket-{uuid.uuid4().hex}"  # the server keeps what it holds from test to test
     s3fs.S3FileSystem(**options).mkdir(bucket)
-    yield f"s3://{bucket}/here", options
-    server.stop()
+    return f"s3://{bucket}/here", options
 
 
 @pytest.fixture

@@ -9,18 +9,13 @@ import pytest
 from malmoi.pipeline.storage import Folder
 from malmoi.training.reader import PackedReader
 
-moto_server = pytest.importorskip("moto.server")
 s3fs = pytest.importorskip("s3fs")
 
 
 @pytest.fixture
-def options():
+def options(s3):
     """fsspec options of a running server with the bucket `rows`."""
-    server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield {"key": "test", "secret": "hush", "client_kwargs": {"endpoint_url": f"http://{host}:{port}"}}
-    server.stop()
+    return {**s3, "secret": "hush"}
 
 
 @pytest.mark.slow

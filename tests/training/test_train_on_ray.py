@@ -78,16 +78,10 @@ class Both:
 
 
 @pytest.fixture(scope="module")
-def options():
+def options(s3):
     """fsspec options of a running S3 server with the bucket `models`."""
-    s3fs = pytest.importorskip("s3fs")
-    server = pytest.importorskip("moto.server").ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    options = {"key": "test", "secret": "test", "client_kwargs": {"endpoint_url": f"http://{host}:{port}"}}
-    s3fs.S3FileSystem(**options).mkdir("models")
-    yield options
-    server.stop()
+    pytest.importorskip("s3fs").S3FileSystem(**s3).mkdir("models")
+    return s3
 
 
 @pytest.fixture(scope="module")

@@ -118,7 +118,9 @@ def test_table_flags_everything_that_nfc_changes():
     known = [code for code in codes if unicodedata.combining(chr(code)) and kinds[code] != 255]
     assert known
     assert all(kinds[code] == unicodedata.combining(chr(code)) for code in known)
-    assert (kinds == 255).sum() - sum(unicodedata.category(chr(code)) == "Cn" for code in codes) < 1500
+    # Newer Pythons know characters that are newer than the table; hardly any of them lie below 0x10000.
+    asked = [code for code in codes if code < 0x10000 and kinds[code] == 255]
+    assert sum(unicodedata.category(chr(code)) != "Cn" for code in asked) < 800
 
 
 TRICKY = st.text(

@@ -96,8 +96,8 @@ def _scan_lines(
 class FineWebQuality:
     """Drop documents of lists, menus and repeated lines. Defaults: English, as published.
 
-    `short_line_chars`: code points; the other limits are those of the signals above. `languages`:
-    thresholds by language, e.g. `{"ko": {"min_terminal_line_fraction": 0.05}}`; see thresholds.py.
+    `short_line_chars`: code points; the other limits are those of the signals of their names. `languages`:
+    thresholds by language, e.g. `{"ko": {"min_terminal_line_fraction": 0.05}}`.
     """
 
     min_terminal_line_fraction: float | None = 0.12

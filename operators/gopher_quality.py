@@ -97,12 +97,10 @@ def _count_tokens(
 
 @dataclass(frozen=True)
 class GopherQuality:
-    """Drop documents that do not look like prose. Defaults: English, as published; see thresholds.py for
-    others.
+    """Drop documents that do not look like prose. Defaults: English, as published; other languages have their own.
 
-    `min_words`, `max_words`: words of a document. `*_mean_word_chars`: code points. The other limits are
-    ratios or counts of the signals above. `languages`: thresholds by language, e.g. `{"ko": {"min_words":
-    30}}`.
+    `min_words`, `max_words`: words of a document. `*_mean_word_chars`: code points. The other limits are those of
+    the signals of their names. `languages`: thresholds by language, e.g. `{"ko": {"min_words": 30}}`.
     """
 
     min_words: float | None = 50

@@ -60,7 +60,7 @@ THRESHOLDS = tuple(f"max_{signal}" for signal in SIGNALS[1:])
 
 @dataclass(frozen=True)
 class GopherRepetition:
-    """Drop documents that repeat themselves. Defaults: as published; see thresholds.py for other languages.
+    """Drop documents that repeat themselves. Defaults: as published; some languages have their own.
 
     Each limit is the largest allowed value of the signal of its name, a fraction. `languages`: thresholds by
     language, e.g. `{"ko": {"max_duplicate_line_fraction": 0.37}}`.

@@ -171,6 +171,17 @@ def setting(operator: Any, language: str, field: str) -> float | None:
     return chosen.get(field, value)
 
 
+def sets_of(operator: str) -> dict[tuple[str, ...], Settings]:
+    """What languages have of their own for an operator; `FALLBACK` stands for all others."""
+    found: dict[tuple[str, ...], Settings] = {}
+    for language, own in SETS.items():
+        settings = own.get(_SHARED.get(operator, operator), {})
+        same = next((names for names, other in found.items() if other == settings), ())
+        found.pop(same, None)
+        found[(*same, language)] = settings
+    return {names: settings for names, settings in found.items() if settings}
+
+
 def language_codes(table: pa.Table, default: str) -> tuple[list[str], np.ndarray]:
     """The `base_language`s of the table, sorted, each once, and for each row its index in them, int32.
 

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from malmoi.operators import OPERATORS
 from malmoi.operators.config import load_class
+from malmoi.operators.thresholds import FALLBACK, sets_of
 
 from .errors import RecipeError
 
@@ -57,8 +58,25 @@ def print_operator(name: str, console: Console) -> None:
         if field.init:
             table.add_row(field.name, escape(str(field.type)), escape(_default(field)))
     console.print(table)
+    _print_languages(name, {field.name for field in dataclasses.fields(cls)}, console)
     try:
         made = cls()
     except TypeError:
         return
     console.print(f"\nneeds: {', '.join(made.needs)}\nadds: {', '.join(made.adds.names)}")
+
+
+def _print_languages(name: str, fields: set[str], console: Console) -> None:
+    """The values that stand in place of the defaults for documents of some languages."""
+    own = {
+        names: {key: value for key, value in settings.items() if key in fields}
+        for names, settings in sets_of(name).items()
+    }
+    own = {names: settings for names, settings in own.items() if settings}
+    if not own:
+        return
+    console.print("\nother defaults by language, which the field `languages` changes:")
+    for names, settings in own.items():
+        told = ", ".join(f"{key} {value}" for key, value in settings.items())
+        shown = ", ".join("all others but en" if x == FALLBACK else x for x in names)
+        console.print(f"  {shown}: {told}", soft_wrap=True)

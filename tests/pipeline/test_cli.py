@@ -164,6 +164,14 @@ def test_one_operator(cli, name):
     assert ESCAPE not in said.out
 
 
+def test_an_operator_tells_the_limits_of_languages(cli):
+    said = words(cli("operators", "gopher_quality").out)
+    assert "ko: min_words 30, max_words 60000, min_mean_word_chars 2.0" in said
+    assert "zh, ja, th, lo, km, my, bo, dz: min_words 75" in said
+    assert "all others but en: min_mean_word_chars 2.0, max_mean_word_chars 15.0" in said
+    assert "by language" not in words(cli("operators", "minhash").out)
+
+
 def test_an_unknown_operator(cli):
     said = cli("operators", "gopher_qality")
     assert said.code == 2

@@ -37,9 +37,9 @@ WORKER_BASE_BYTES = 380 * 1024**2
 BATCH_FACTOR = 24
 # ... no steps, 2 GB: per byte of text that is put in order and written.
 ORDER_FACTOR = 3
-# Measured with benchmarks/dedup_growth.py: 609 MB at 300,000 documents, 699 at 800,000, 772 at 1,000,000.
+# Measured with benchmarks/dedup_growth.py: 572 MB at 500,000 documents, 1,929 at 5,000,000, 3,303 at 10,000,000.
 DRIVER_BASE_BYTES = 520 * 1024**2
-KEY_BYTES_PER_DOCUMENT = 250
+KEY_BYTES_PER_DOCUMENT = 300
 ASSUMED_DOCUMENT_BYTES = 1500
 
 

@@ -1,4 +1,4 @@
-"""The command `malmoi`: run, plan, why, operators. Heavy imports happen inside the commands."""
+"""The command `malmoi`. Heavy imports happen inside the commands."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="malmoi turns raw text into a deduplicated, mixed pretraining corpus.",
+    help="malmoi turns raw text into a deduplicated, mixed pretraining corpus and trains on it.",
 )
 
 
@@ -66,7 +66,7 @@ def submit(
     attach: Annotated[str | None, typer.Option(metavar="JOB_ID", help="follow a job that runs")] = None,
     stop: Annotated[str | None, typer.Option(metavar="JOB_ID", help="stop a job")] = None,
     detach: Annotated[bool, typer.Option(help="do not follow the job")] = False,
-    command: Annotated[str, typer.Option(help="command of malmoi that the job runs")] = "run",
+    command: Annotated[str, typer.Option(help="command of malmoi that the job runs: run, train")] = "run",
     env: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME[=VALUE]", help="variable for the job; without a value, mine"),
@@ -187,7 +187,7 @@ def status(
 
 @app.command()
 def operators(name: Annotated[str | None, typer.Argument(metavar="[NAME]")] = None) -> None:
-    """List the operators, or one operator's fields, defaults and source."""
+    """List the operators, or one operator's fields, defaults (by language, too) and source."""
     from .operators_view import print_operator, print_operators
 
     console = make_console()

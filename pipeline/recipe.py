@@ -1,8 +1,8 @@
 """The recipe: what a run reads, does and writes, as strict frozen models.
 
-A recipe has two halves. Everything but `run` and where things lie (`output`, `output_options`) decides the
-output and is part of the run's identity; `run` says how it is executed (CPUs, batch size) and may change between
-two runs of the same output.
+A recipe has two halves. `run` says how it is executed (CPUs, batch size), `output` and the options of storage where
+things lie: these may change between two runs of the same output. All else decides the output and is part of the run's
+identity, but for `tokenize`, whose rows have one of their own, and `on_alarm` and `partitions` of `dedup`.
 """
 
 from __future__ import annotations

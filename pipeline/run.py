@@ -1,4 +1,4 @@
-"""A run from its plan to its manifest: filter -> decide -> write. The same call goes on after a stop."""
+"""A run from its plan to its manifest: filter -> decide -> split -> write. The same call goes on after a stop."""
 
 from __future__ import annotations
 

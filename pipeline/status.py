@@ -35,7 +35,7 @@ TOP_REASONS = 8
 @dataclass(frozen=True)
 class StageStatus:
     """A stage. total: None while it is not known; read, kept, dropped, quarantined: documents of its done parts;
-    documents_per_second: over the parts of the last call that worked on it, None before two are done."""
+    documents_per_second: over the parts of the last call that worked on it, None before one is done."""
 
     name: str
     done: int

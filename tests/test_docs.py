@@ -15,6 +15,7 @@ import yaml
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
+from malmoi.pipeline import plan
 from malmoi.pipeline import recipe as models
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -101,6 +102,59 @@ def test_recipe_reference_agrees_with_the_models():
     want = expected(models.Recipe) | expected(models.Source, "sources[].")
     assert written == want, {k: (written.get(k), want.get(k)) for k in written.keys() | want.keys()
                              if written.get(k) != want.get(k)}  # fmt: skip
+
+
+def test_the_table_of_tokenize_agrees_with_its_model():
+    text = (ROOT / "docs" / "tokenize.md").read_text(encoding="utf-8")
+    assert dict(re.findall(r"^\| `(\w+)` \| ([^|]+?) \|", text, re.MULTILINE)) == expected(models.Tokenize)
+
+
+def test_both_readmes_show_the_same():
+    """Commands, recipe, output and figures; what is said around them is in two languages."""
+    english, korean = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "README.ko.md"))
+    for language in ("sh", "text", "yaml", "python"):
+        shown = [
+            [re.sub(r"\s*#.*", "", x) for x in blocks(page, language)]
+            for page in ("README.md", "README.ko.md")
+        ]
+        assert shown[0] == shown[1], language
+    rows = [re.findall(r"^\|.*`(?:make|benchmarks/).*\|$", page, re.MULTILINE) for page in (english, korean)]
+    figures = [[sorted(re.findall(r"\d+(?:[.,]\d+)+|\d{2,}", row)) for row in page] for page in rows]
+    assert figures[0] == figures[1]
+    assert set(re.findall(r"\]\(([^)]+)", english)) - {"README.ko.md"} <= set(
+        re.findall(r"\]\(([^)]+)", korean)
+    )
+
+
+def test_estimates_in_the_docs_are_those_of_plan():
+    driver = f"{plan.DRIVER_BASE_BYTES >> 20} MiB and {plan.KEY_BYTES_PER_DOCUMENT} bytes a document"
+    for page in ("clusters/README.md", "docs/performance.md"):
+        assert driver in " ".join((ROOT / page).read_text(encoding="utf-8").split()), page
+    assert f"some {plan.KEY_BYTES_PER_DOCUMENT} bytes a document" in (
+        ROOT / "docs/deduplication.md"
+    ).read_text("utf-8")
+    for path in (ROOT / "clusters").rglob("*.yaml"):
+        told = re.findall(r"(\d+) bytes of memory a document", path.read_text(encoding="utf-8"))
+        assert set(told) <= {str(plan.KEY_BYTES_PER_DOCUMENT)}, path
+
+
+def test_failures_names_tests_that_there_are():
+    page = (ROOT / "docs" / "failures.md").read_text(encoding="utf-8")
+    rows = [line.rsplit("|", 2)[1] for line in page.splitlines() if line.startswith("| ")]
+    found = {path.stem: path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py")}
+    names = re.findall(r"`(test_\w+)`", page)
+    assert len(names) > 20
+    for name in names:
+        assert any(f"def {name}(" in text for text in found.values()), name
+    for row in rows:
+        for file, tests in re.findall(r"(?<!`)\b(test_\w+)((?:,? `test_\w+`)*)", row):
+            assert all(f"def {test}(" in found[file] for test in re.findall(r"`(\w+)`", tests)), row
+
+
+def test_every_benchmark_is_listed():
+    there = {path.name for path in (ROOT / "benchmarks").glob("*.py")}
+    text = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"`(\w+\.py)`", text)) == there
 
 
 @pytest.mark.parametrize("page", ["README.md", "README.ko.md", "docs/recipe.md"])

@@ -30,7 +30,7 @@ def export(
     place: Annotated[
         str, typer.Argument(metavar="RUN", help="folder of a training run, or of a checkpoint in it")
     ],
-    out: Annotated[str, typer.Option(metavar="DIR", help="folder to write; it may not be there yet")],
+    out: Annotated[str, typer.Option(metavar="DIR", help="folder to write; not there yet, or empty")],
     merge: Annotated[
         bool | None,
         typer.Option(

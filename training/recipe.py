@@ -1,7 +1,7 @@
 """The recipe of a training run, as strict frozen models.
 
-`workers` and `log` say how and where it is executed and may change when a run goes on; the rest decides the
-weights and is part of the run's identity (`identity`).
+`workers`, `log`, `checkpoint` and the others of `_EXECUTION` say how and where it is executed and may change when a run
+goes on; the rest decides the weights and is part of the run's identity (`identity`).
 """
 
 from __future__ import annotations

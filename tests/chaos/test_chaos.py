@@ -1,4 +1,4 @@
-"""A dozen faults of real processes: the same command goes on, and its bytes are those of the undisturbed run.
+"""Faults of real processes: the same command goes on, and its bytes are those of the undisturbed run.
 
 `make chaos` meets a hundred at random points.
 """

@@ -1,4 +1,4 @@
-"""docs/training.md agrees with the recipe's models, and its recipe holds."""
+"""docs/training.md and docs/methods.md agree with the recipe's models, and their recipes hold."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ import yaml
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from malmoi.training.recipe import TrainRecipe
+from malmoi.training.recipe import METHOD_KEYS, MethodSettings, TrainRecipe
 
-TEXT = (Path(__file__).resolve().parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+TEXT = (DOCS / "training.md").read_text(encoding="utf-8")
+METHODS = (DOCS / "methods.md").read_text(encoding="utf-8")
 
 
 def expected(model, prefix=""):
@@ -38,3 +40,14 @@ def test_keys_and_defaults():
 def test_the_recipe_holds():
     [block] = re.findall(r"^```yaml\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
     assert TrainRecipe.model_validate(yaml.safe_load(block)).workers.range == (1, 4)
+
+
+def test_methods():
+    assert set(re.findall(r"^\| `(\w+)` \|", METHODS, re.MULTILINE)) == {"kind", *METHOD_KEYS}
+    blocks = [
+        yaml.safe_load(x) for x in re.findall(r"^```yaml\n(.*?)^```", METHODS, re.MULTILINE | re.DOTALL)
+    ]
+    assert {MethodSettings.model_validate(block["method"]).kind for block in blocks} == set(METHOD_KEYS)
+    [told] = re.findall(r"^Defaults: (.*?)\. A key", METHODS, re.MULTILINE | re.DOTALL)
+    for name, value in re.findall(r"`(\w+)` (\d+|true|nf4|bfloat16)(?=[,.]|$)", told):
+        assert MethodSettings.model_fields[name].default == yaml.safe_load(value), name

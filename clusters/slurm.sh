@@ -71,5 +71,9 @@ while True:
     time.sleep(2)
 PYTHON
 
-shared=(); [ "$COMMAND" != run ] || shared=(run.shared_filesystem=true)
+case $COMMAND in
+  run) shared=(run.shared_filesystem=true) ;;
+  train) shared=(workers.shared_filesystem=true) ;;
+  *) shared=() ;;
+esac
 malmoi "$COMMAND" "$@" "${shared[@]}"

@@ -40,7 +40,7 @@ class SignalView:
     """An operator's signals over a table of documents.
 
     `table`: the documents with the signals, and without a verdict. `others`: bool [rows], documents that
-    something else drops anyway. `text_read`: False where the signals came from the files of a run.
+    something else drops anyway.
     """
 
     operator: Operator

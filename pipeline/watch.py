@@ -136,7 +136,10 @@ def logged(folder: Folder, plan: str, name: str) -> Iterator[RunLog]:
     try:
         yield log
     except BaseException as error:
-        outcome = {"outcome": "stopped", "error": f"{type(error).__name__}: {error}"[:2000]}
+        outcome = {
+            "outcome": "stopped",
+            "error": f"{type(error).__name__}: {error}"[:2000].removesuffix(": "),
+        }
         raise
     finally:
         log._stop.set()

@@ -17,7 +17,7 @@ def train(
         ),
     ] = None,
     local: Annotated[
-        bool, typer.Option(help="in this process (or torchrun's) instead of Ray's workers")
+        bool, typer.Option(help="in this process (or torchrun's: -- before malmoi) instead of Ray's workers")
     ] = False,
 ) -> None:
     """Train on the rows of `malmoi tokenize`. The same command goes on after a stop; a finished run says so."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from pathlib import Path
 
 import yaml
@@ -51,3 +52,17 @@ def test_methods():
     [told] = re.findall(r"^Defaults: (.*?)\. A key", METHODS, re.MULTILINE | re.DOTALL)
     for name, value in re.findall(r"`(\w+)` (\d+|true|nf4|bfloat16)(?=[,.]|$)", told):
         assert MethodSettings.model_fields[name].default == yaml.safe_load(value), name
+
+
+def test_torchrun_takes_the_command():
+    """Without `--` it takes --local for the beginning of an option of its own."""
+    from torch.distributed.run import parse_args
+
+    [command] = re.findall(r"^    torchrun (.*)$", TEXT, re.MULTILINE)
+    given = parse_args(shlex.split(command))
+    assert [given.training_script, *given.training_script_args] == [
+        "malmoi",
+        "train",
+        "train.yaml",
+        "--local",
+    ]

@@ -15,7 +15,7 @@ first: it decides the same before and after, but the signals then count what was
 | `unterminated_lines` | ... that do not end in terminal punctuation or a quotation mark, or end in "..." |
 | `short_lines` | ... of fewer than `min_words_per_line` words |
 | `javascript_lines` | ... with "javascript" |
-| `policy_lines` | ... with a phrase about cookies, privacy, terms of use or copyright (c4_scan.py) |
+| `policy_lines` | ... with a phrase about cookies, privacy, terms of use or copyright (c4_phrases.py) |
 
 All signals are defined for every document; one without lines fails by `sentences`. A line is removed for
 the first reason in the table's order. Citation marks ("[12]", "[edit]", "[citation needed]") are left out

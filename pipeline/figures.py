@@ -114,8 +114,8 @@ def duplicates(manifest: Manifest) -> Sheet:
     )
     gone = dedup.exact + dedup.fuzzy
     line = (
-        f"{dedup.clusters:,} clusters, the largest of {dedup.largest:,} documents; removed {gone:,} of "
-        f"{total:,} ({share(gone, total)}): {dedup.exact:,} exact, {dedup.fuzzy:,} fuzzy"
+        f"{dedup.clusters:,} cluster{'s' * (dedup.clusters != 1)}, the largest of {dedup.largest:,} documents; "
+        f"removed {gone:,} of {total:,} ({share(gone, total)}): {dedup.exact:,} exact, {dedup.fuzzy:,} fuzzy"
     )
     return Sheet(
         "Duplicates", ("source", "documents", "exact", "fuzzy", "removed"), rows, (line, *dedup.alarms)

@@ -157,7 +157,7 @@ def _short(name: str, wanted: int, size: int, max_epochs: float, cap: int, unit:
 
 
 def _largest(
-    names: list[str], sizes: list[int], shares: list[Fraction], caps: list[int], unit: str
+    names: list[str], sizes: list[int], shares: list[Fraction], caps: list[Fraction], unit: str
 ) -> tuple[list[int], str, list[str]]:
     """Targets of the largest total that meets the shares, the group that sets it, and who has no data."""
     able = [k for k, share in enumerate(shares) if share and sizes[k]]
@@ -188,6 +188,7 @@ def plan_mixture(
     With a budget, each group gets share * budget, or all that it can give (size * max_epochs) with the
     difference said in `shortfalls`. Without one, the total is the largest that meets the shares within
     `max_epochs`; but "as_is" then takes every document once, and "unimax" plans for the size of the data.
+    Targets are whole units, rounded down; of a budget the rest goes, a unit each, to the largest remainders.
     """
     if not len(groups) == len(documents) == len(sizes):
         lengths = f"{len(groups)} groups, {len(documents)} documents, {len(sizes)} sizes"
@@ -197,11 +198,12 @@ def plan_mixture(
         raise ValueError("groups: want each name once")
     names, have = list(by_name), list(by_name.values())
     shares = _shares(by_name, method, weights or {}, temperature, max_epochs, budget)
-    caps = [int(size * _exact(max_epochs)) for size in have]
+    exact_caps = [size * _exact(max_epochs) for size in have]
+    caps = [int(cap) for cap in exact_caps]
     limited_by = ""
     said: list[str] = []
     if budget is None and method in ("given", "temperature"):
-        targets, limited_by, said = _largest(names, have, shares, caps, unit)
+        targets, limited_by, said = _largest(names, have, shares, exact_caps, unit)
     else:
         total = sum(have) if budget is None else budget
         wanted = _to_integers([share * total for share in shares], total) if any(shares) else [0] * len(have)

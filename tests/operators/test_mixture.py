@@ -85,6 +85,9 @@ def test_no_budget_is_the_largest_total_that_meets_the_shares():
     assert targets(exact) == {"a": 100, "b": 300, "c": 600}
     warm = plan({"ko": 100, "en": 10_000}, method="temperature", temperature=2.0)
     assert targets(warm) == {"ko": 100, "en": 1000}
+    # half an epoch of one document is none of it, not nothing of all
+    half = plan({"ko": 1, "en": 100}, method="temperature", temperature=2.0, max_epochs=0.5, unit="documents")
+    assert (targets(half), half.limited_by) == ({"ko": 0, "en": 5}, "ko")
     empty = plan({"ko": 0, "en": 100}, method="given", weights={"ko": 1.0, "en": 1.0})
     assert targets(empty) == {"ko": 0, "en": 100}
     assert empty.shortfalls == ("ko: wants a share of 0.5, has no bytes; it is left out",)

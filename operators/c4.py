@@ -12,7 +12,7 @@ first: it decides the same before and after, but the signals then count what was
 | `lorem_ipsum_lines` | lines with "lorem ipsum" among those that pass the first three tests |
 | `curly_bracket_lines` | lines with "{" among those, lines about JavaScript left out |
 | `long_word_lines` | lines removed for a run of more than `max_word_chars` code points without white space |
-| `unterminated_lines` | ... that do not end in terminal punctuation or a quotation mark, or end in "..." |
+| `unterminated_lines` | ... that do not end in terminal punctuation or a quotation mark, or end in an ellipsis |
 | `short_lines` | ... of fewer than `min_words_per_line` words |
 | `javascript_lines` | ... with "javascript" |
 | `policy_lines` | ... with a phrase about cookies, privacy, terms of use or copyright (c4_phrases.py) |
@@ -21,10 +21,11 @@ All signals are defined for every document; one without lines fails by `sentence
 the first reason in the table's order. Citation marks ("[12]", "[edit]", "[citation needed]") are left out
 of lines that stay.
 
-Native: lines end at a newline; words are those of UAX #29; any script's terminal punctuation counts, also
-before closing quotes and brackets; a sentence ends at such a mark before white space (full-width marks:
-anywhere); blank lines between lines that stay are kept as one by the editor. `parity: datatrove` is
-datatrove 0.10.1's `C4QualityFilter`: lines of `str.splitlines`, words of `str.split`, sentences of spaCy's
+Native: lines end at a newline; words are those of UAX #29, counted with citation marks; any script's terminal
+punctuation counts, also right before closing quotes and brackets, and so does one of " ' ” ’ 」 』 at the end; a
+sentence ends at such punctuation before white space (marks outside ASCII, full-width ones and dandas: anywhere),
+closers between left out; blank lines between lines that stay are kept as one by the editor. `parity: datatrove`
+is datatrove 0.10.1's `C4QualityFilter`: lines of `str.splitlines`, words of `str.split`, sentences of spaCy's
 sentencizer, English only; of a document with both "lorem ipsum" and "{" the former is the reason, where datatrove
 names what comes first. FineWeb uses it with `require_terminal_punctuation=False`.
 """
@@ -167,7 +168,7 @@ class C4Quality:
     parity: Literal["none", "datatrove"] = "none"
 
     name: ClassVar[str] = "c4_quality"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     kind: ClassVar[Kind] = "judge"
     reference: ClassVar[str] = "Raffel et al. 2020, arXiv 1910.10683, 2.2; parity: datatrove 0.10.1"
 

@@ -47,7 +47,7 @@ from .datatrove_tables import (
 from .datatrove_words import tokenize
 from .kernel import lean
 from .spans import count_points
-from .text_scan import ends_for_sure, is_terminated, next_line, strip
+from .text_scan import ends_for_sure, is_terminated, next_line, skip_closers, strip
 
 
 class LineRules(NamedTuple):
@@ -127,7 +127,7 @@ _ends = masks(_ENDS[3:])
 
 @lean
 def _read_line(
-    text: np.ndarray, a: int, b: int, phrases: Phrases, code: int, rules: Kinds
+    text: np.ndarray, a: int, b: int, phrases: Phrases, code: int, closers: np.ndarray, rules: Kinds
 ) -> tuple[int, int]:
     """What `find_phrases` finds, and the sentences, at least one: terminal marks that white space follows, closers
     between left out.
@@ -154,12 +154,10 @@ def _read_line(
             p += length
             if p >= b or not class_of(rules, cp) & TERMINAL:
                 continue
-            following, length = decode(text, p, b)
-            while p + length < b and (
-                following == 34 or following == 39 or following == 41 or following == 0x201D
-            ):
-                p += length
-                following, length = decode(text, p, b)
+            p = skip_closers(text, p, b, closers)
+            if p >= b:
+                break
+            following, _ = decode(text, p, b)
             kind = class_of(rules, following)
             if (cp >= 128 and not kind & TERMINAL) or kind & SPACE:
                 count += 1
@@ -312,12 +310,12 @@ def judge_lines(
                     enough, w = _has_words(word_start, w, a, b, line.min_words[code])
             # Only of a line that stays, or may stay without its citation marks, the rest has to be read.
             if (enough and ended) or not sure:
-                found, sentences = _read_line(data, a, b, phrases, code, kinds)
+                found, sentences = _read_line(data, a, b, phrases, code, marks.closers, kinds)
                 if found >> SQUARE & 1 and line.citations[code] and has_citation(data, a, b, marks, kinds):
                     to = copy_line(data, a, b, out, 0, True, marks, kinds)
                     to = _close(out, 0, to, kinds)
                     ended = any_end or is_terminated(copy, 0, to, marks.closers, kinds)
-                    found, sentences = _read_line(copy, 0, to, phrases, code, kinds)
+                    found, sentences = _read_line(copy, 0, to, phrases, code, marks.closers, kinds)
             if _note(counts, doc, _wrong(longest, ended, enough, found, code, line)):
                 counts[SENTENCES, doc] += sentences
                 counts[KEPT, doc] += 1
@@ -366,7 +364,7 @@ def edit_lines(
             if native:
                 to = _close(out, at, to, kinds)
             ended = not line.terminal[code] or is_terminated(out, at, to, marks.closers, kinds)
-            found, sentences = _read_line(out, at, to, phrases, code, kinds)
+            found, sentences = _read_line(out, at, to, phrases, code, marks.closers, kinds)
             if not _note(counts, doc, _wrong(longest, ended, enough, found, code, line)):
                 continue
             if not native:

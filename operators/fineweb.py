@@ -3,10 +3,10 @@
 | signal | definition (native) | undefined |
 |---|---|---|
 | `lines` | lines that are not blank; a document without any is `empty` | - |
-| `terminal_line_fraction` | lines that end in terminal punctuation, closing quotes and brackets | no lines |
-| | and white space behind it left out / lines | |
+| `terminal_line_fraction` | lines that end in terminal punctuation, white space at the end and closing | no lines |
+| | quotes and brackets right behind the mark left out / lines | |
 | `short_line_fraction` | lines of at most `short_line_chars` code points / lines | no lines |
-| `duplicate_line_char_fraction` | code points of lines that came before / of all lines | no lines |
+| `duplicate_line_char_fraction` | code points of lines that came before / of all, blank ones too | no text |
 | `newlines_per_word` | newline characters / UAX #29 words | no words |
 
 An undefined signal is NaN and never fails. Terminal punctuation is datatrove's list, which has the

@@ -10,9 +10,9 @@
 | `top_{2,3,4}_gram_char_fraction` | chars of the most frequent n-gram times its count / of all words | none |
 | `duplicate_{5..10}_gram_char_fraction` | chars of words in an n-gram that came before / of all words | none |
 
-A top n-gram that occurs once gives 0, and the fraction is at most 1; of duplicate n-grams each word counts once.
-An undefined signal is NaN and never fails. Words are those of UAX #29, with case; extra copies are counted,
-not the first one.
+A top n-gram that occurs once gives 0, and the fraction is at most 1; of several equally frequent ones it is the
+first in the text; of duplicate n-grams each word counts once. An undefined signal is NaN and never fails. Words
+are those of UAX #29, with case; extra copies are counted, not the first one.
 
 `parity: datatrove` computes datatrove 0.10.1's `GopherRepetitionFilter` instead: words are the tokens of
 datatrove_words.py; all character fractions are by the code points of the whole document; a top n-gram is

@@ -156,7 +156,7 @@ class LanguageId:
 
     - `model`: "lid.176" (fastText's 176 languages, ISO 639-1 or 639-3 codes, embedded) or a path of another
       .bin or .ftz classifier, whose labels are then the languages.
-    - `keep`: languages to keep, all when empty; another language fails for `language.not_kept`.
+    - `keep`: languages to keep, all when empty; another one fails for `language.not_kept`, whatever its score.
     - `min_score`: least score by language, "default" for the others; below it a document fails for
       `language.score`. A mapping, or what it is stored as: sorted pairs.
     - `max_chars`: look at the first so many code points only; None is the whole text.

@@ -101,6 +101,17 @@ def strip_closers(data: np.ndarray, start: int, end: int, closers: np.ndarray) -
 
 
 @lean
+def skip_closers(data: np.ndarray, p: int, end: int, closers: np.ndarray) -> int:
+    """The place behind closing quotes and brackets."""
+    while p < end:
+        cp, length = decode(data, p, end)
+        if not _is_one_of(cp, closers):
+            break
+        p += length
+    return p
+
+
+@lean
 def is_terminal(data: np.ndarray, start: int, end: int, rules: Kinds) -> bool:
     """The last character is terminal punctuation."""
     if start >= end:

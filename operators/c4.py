@@ -17,8 +17,8 @@ first: it decides the same before and after, but the signals then count what was
 | `javascript_lines` | ... with "javascript" |
 | `policy_lines` | ... with a phrase about cookies, privacy, terms of use or copyright (c4_phrases.py) |
 
-All signals are defined for every document; one without lines fails by `sentences`. A line is removed for
-the first reason in the table's order. Citation marks ("[12]", "[edit]", "[citation needed]") are left out
+All signals are defined for every document; one without lines fails by `sentences`, which is tried last. A line is
+removed for the first reason in the table's order. Citation marks ("[12]", "[edit]", "[citation needed]") are left out
 of lines that stay.
 
 Native: lines end at a newline; words are those of UAX #29, counted with citation marks; any script's terminal

@@ -132,10 +132,10 @@ def _read_line(
     """What `find_phrases` finds, and the sentences, at least one: terminal marks that white space follows, closers
     between left out.
 
-    A mark outside ASCII (full-width, danda) ends a sentence without white space.
+    A mark outside ASCII (full-width, danda), and what marks stand right behind it, ends a sentence without white space.
     """
     found, wide = 0, phrases.wide[code]
-    count, after, begin = 1, a, a
+    count, after, begin, run = 1, a, a, -1
     while begin < b:
         inside = below(b - begin)
         rare = np.uint64(rare_places(text, begin, wide) & inside)
@@ -151,6 +151,7 @@ def _read_line(
             if p < after:
                 continue
             cp, length = decode(text, p, b)
+            alone = cp >= 128 or p == run
             p += length
             if p >= b or not class_of(rules, cp) & TERMINAL:
                 continue
@@ -159,7 +160,9 @@ def _read_line(
                 break
             following, _ = decode(text, p, b)
             kind = class_of(rules, following)
-            if (cp >= 128 and not kind & TERMINAL) or kind & SPACE:
+            if alone and kind & TERMINAL:
+                run = p
+            elif alone or kind & SPACE:
                 count += 1
                 after = p
         begin += 64

@@ -268,8 +268,8 @@ class Normalise:
       (U+200C, U+200D) stay: scripts and emoji need them. Column `normalise.controls` (int32): how many went.
     - `trailing_spaces`: blanks (space, tab, U+00A0, U+3000) at line ends go. Column
       `normalise.trailing_spaces` (int32): code points gone; only there if the switch is on.
-    - `blank_lines`: more than two blank lines in a row become two. Column `normalise.blank_lines` (int32):
-      lines gone; only there if the switch is on.
+    - `blank_lines`: more than three "\\n" in a row become three, so that at most two empty lines part text.
+      Column `normalise.blank_lines` (int32): lines gone; only there if the switch is on.
     """
 
     name: ClassVar[str] = "normalise"

@@ -1,4 +1,4 @@
-"""Peak memory of each process of a run, beside what `malmoi plan` estimates.
+"""Peak memory of each process of a run, beside what `malmoi plan` estimates; and what its folder takes of the disk.
 
     python benchmarks/memory.py recipe.yaml [KEY=VALUE]...
     python benchmarks/memory.py FILE_OR_FOLDER [KEY=VALUE]...        a recipe with all rules is made for it
@@ -6,24 +6,28 @@
 Runs `malmoi run` in a new process and reads /proc every 50 ms. Shown for the driver and every worker process of
 Ray that ran a job: the peak resident set (RSS: shared pages count in full), the part of it that is private
 (anonymous memory: what the process takes from the machine; a page of a mapped file can be taken back), and the
-same for all processes of the run together. Exits with 1 where a process went over `--limit-gib`.
+same for all processes of the run together. Of the folder: bytes at most and at the end, for each byte of text read.
+Exits with 1 where a process went over `--limit-gib`.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections import defaultdict
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from whole_path import recipe
 
 EVERY_SECONDS = 0.05
+LOOKS = 10  # the folder is looked at as seldom
 
 
 @dataclass
@@ -37,10 +41,20 @@ class Peak:
 
 @dataclass
 class Peaks:
-    """Of all processes of a run, by process id, and of their private memory together."""
+    """Of all processes of a run, by process id, of their private memory together, and of the run's folder."""
 
     processes: dict[int, Peak] = field(default_factory=lambda: defaultdict(Peak))
     together: int = 0
+    folder: int = 0
+
+
+def size_of(folder: Path) -> int:
+    """Bytes of all files below."""
+    found = 0
+    for path in folder.rglob("*"):
+        with suppress(OSError):  # it is gone
+            found += path.stat().st_size if path.is_file() else 0
+    return found
 
 
 def status(process: int) -> dict[str, str]:
@@ -77,9 +91,9 @@ def role(process: int, root: int) -> str:
     return "ray: " + next((name for name in ("raylet", "gcs_server", "plasma") if name in command), "other")
 
 
-def watch(command: list[str]) -> tuple[Peaks, int, float]:
-    """Run the command; peaks, exit code, seconds."""
-    peaks, started = Peaks(), time.perf_counter()
+def watch(command: list[str], output: Path) -> tuple[Peaks, int, float]:
+    """Run the command, which writes `output`; peaks, exit code, seconds."""
+    peaks, started, looks = Peaks(), time.perf_counter(), 0
     with subprocess.Popen(command, stdout=sys.stderr) as run:
         while run.poll() is None:
             together = 0
@@ -94,6 +108,9 @@ def watch(command: list[str]) -> tuple[Peaks, int, float]:
                     peak.role = now
                 together += private
             peaks.together = max(peaks.together, together)
+            looks += 1
+            if looks % LOOKS == 0:
+                peaks.folder = max(peaks.folder, size_of(output))
             time.sleep(EVERY_SECONDS)
         return peaks, run.returncode, time.perf_counter() - started
 
@@ -130,8 +147,12 @@ def main() -> int:
         malmoi = [sys.executable, "-m", "malmoi.pipeline"]
         settings = [str(file), f"output={output}", *chosen.overrides]
         subprocess.run([*malmoi, "plan", *settings], check=True, stdout=sys.stdout)
-        peaks, code, seconds = watch([*malmoi, "run", *settings])
+        peaks, code, seconds = watch([*malmoi, "run", *settings], output)
         print(f"{seconds:.1f} s, exit code {code}, {sum(1 for _ in output.rglob('*'))} files")
+        if not code:
+            text = json.loads((output / "manifest.json").read_bytes())["books"][0]["read_bytes"]
+            most, end = (size / text for size in (peaks.folder, size_of(output)))
+            print(f"the folder, for each byte of text: {most:.2f} bytes at most, {end:.2f} at the end")
         shutil.rmtree(output, ignore_errors=True)
         return code or int(not show(peaks, chosen.limit_gib * 1024**3))
 

@@ -5,7 +5,8 @@ byte lies; of a compressed file it is a range of what it holds) or a range of ro
 depend on the files and on `part_bytes` alone.
 
 To read from the middle of a compressed file it is unpacked from its beginning, zstd at some twenty times the speed of
-the filter stage (865 MB/s beside 38), gzip at seven. So one is cut only where few files would leave CPUs idle, and into few pieces.
+the filter stage (865 MB/s beside 38), gzip at seven. So one is cut only where few files would leave CPUs idle, and into
+few pieces.
 """
 
 from __future__ import annotations

@@ -135,7 +135,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "chars": (
         {"prefer": ["length"]},
         {"ngram": "char", "ngram_size": 4, "threshold": 0.7},
-        {"method": "temperature", "temperature": 3.0, "max_epochs": 0.7, "by": "site"},
+        {"method": "temperature", "temperature": 3.0, "max_epochs": 0.7, "by": "site", "unit": "documents"},
     ),
     "containment": (
         {"prefer": []},

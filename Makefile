@@ -1,7 +1,7 @@
 # One environment in .venv, made on first use; stamps keep everything idempotent.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help venv demo demo-train test test-cluster chaos check bench bench-peers build clean distclean
+.PHONY: help venv demo demo-train test test-cluster chaos check check-oldest bench bench-peers build clean distclean
 .DELETE_ON_ERROR:
 
 VENV ?= .venv
@@ -58,6 +58,14 @@ check: $(DEV)  ## ruff, mypy, layers, and the tests that are quick (neither Ray 
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/python -m pytest -q -m "not ray and not slow and not cluster"
+
+OLDEST ?= .venv-oldest
+OLDEST_TESTS := build setuptools pytest hypothesis regex datasketch scipy datasets 'moto[server]' tokenizers fastokens matplotlib
+check-oldest: $(DEV)  ## the quick tests of data with the oldest libraries that pyproject.toml allows; needs python3.11
+	@test -x $(OLDEST)/bin/python || python3.11 -m venv $(OLDEST)
+	@$(BIN)/python tests/oldest.py > $(OLDEST)/constraints.txt
+	@$(OLDEST)/bin/python -m pip install -q -c $(OLDEST)/constraints.txt -e '.[s3]' $(OLDEST_TESTS)
+	@$(OLDEST)/bin/python -m pytest -q -m "not ray and not slow and not cluster" --ignore=tests/training -p no:cacheprovider
 
 build: $(DEV)  ## wheel and source archive in dist/
 	@$(BIN)/python -m build --no-isolation

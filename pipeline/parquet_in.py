@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from .arrow_json import as_text, to_json
-from .columns import is_text, kind_of_type
+from .columns import is_id, is_text, kind_of_type
 from .files import open_input
 from .json_blocks import too_large
 from .json_values import find_invalid_utf8
@@ -154,7 +154,7 @@ def _id(table: pa.Table, name: str) -> _Column:
     values = _combined(table, name) if name in table.column_names else pa.nulls(rows)
     if is_text(values.type):
         ids = _as_large_string(values)
-    elif kind_of_type(values.type) in ("int64", "float64") or values.type == pa.uint64():
+    elif is_id(values.type):
         ids = values.cast(pa.large_string())
     else:
         ids = pa.nulls(rows, pa.large_string())

@@ -238,6 +238,8 @@ def test_columns_that_are_missing(tmp_path, data, fields, expected):
         ({"content": ["a"]}, {}, r"a.parquet: no column 'text'; name it with `text` \(columns: content\)"),
         ({"text": [1]}, {}, r"column text holds int64, not text"),
         ({"text": ["a"]}, {"id": "key"}, r"no column 'key'"),
+        ({"text": ["가"], "key": [True]}, {"id": "key"}, r"column key holds bool, no ids; name a column"),
+        ({"text": ["가"], "key": [["a"]]}, {"id": "key"}, r"column key holds list<.*>, no ids"),
     ],
 )
 def test_parquet_columns_that_are_missing(tmp_path, columns, fields, expected):

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from .candidates import distinct
 from .kernel import kernel
 
 _LOW = np.uint64(0xFFFFFFFF)
@@ -25,7 +26,7 @@ def union_find(nodes: int, left: np.ndarray, right: np.ndarray) -> np.ndarray:
 
 def both_ways(edges: np.ndarray) -> np.ndarray:
     """Every edge and its reverse, uint64 [2 * edges], sorted and unique."""
-    return _unique(np.concatenate([edges, (edges << _SHIFT) | (edges >> _SHIFT)]))
+    return distinct(np.concatenate([edges, (edges << _SHIFT) | (edges >> _SHIFT)]))
 
 
 def large_star(edges: np.ndarray) -> np.ndarray:
@@ -34,10 +35,10 @@ def large_star(edges: np.ndarray) -> np.ndarray:
     `edges`: directed uint64, both ways, all edges of each node that is in them. The result goes from the larger
     to the smaller node, sorted and unique.
     """
-    edges = _unique(edges)
+    edges = distinct(edges)
     node, other, least = _least(edges)
     larger = other > node
-    return _unique((other[larger] << _SHIFT) | least[larger])
+    return distinct((other[larger] << _SHIFT) | least[larger])
 
 
 def small_star(edges: np.ndarray) -> np.ndarray:
@@ -46,23 +47,17 @@ def small_star(edges: np.ndarray) -> np.ndarray:
     `edges`: directed uint64 from the larger to the smaller node, all edges of each larger node. The result goes
     from the larger to the smaller node, sorted and unique.
     """
-    edges = _unique(edges)
+    edges = distinct(edges)
     node, other, least = _least(edges)
     joined = np.concatenate([(other << _SHIFT) | least, (node << _SHIFT) | least])
-    return _unique(joined[(joined >> _SHIFT) != (joined & _LOW)])
+    return distinct(joined[(joined >> _SHIFT) != (joined & _LOW)])
 
 
 def labels(edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(node uint64, label uint64), sorted by node, of directed edges both ways once they are stars."""
-    node, _, least = _least(_unique(edges))
+    node, _, least = _least(distinct(edges))
     first = np.flatnonzero(np.diff(node, prepend=node[:1] + np.uint64(1)))
     return node[first], least[first]
-
-
-def _unique(edges: np.ndarray) -> np.ndarray:
-    ordered = np.sort(edges)
-    unique: np.ndarray = ordered[np.diff(ordered, prepend=~ordered[:1]) != 0]
-    return unique
 
 
 def _least(edges: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

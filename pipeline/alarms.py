@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 CLUSTERS = 10
 SAMPLE_CHARS = 160
+TOP_LOST = 20
 FEW = 100
 """A language of fewer documents raises no alarm: of two copies one is half."""
 
@@ -98,9 +99,10 @@ def stop_on_alarm(folder: Folder, dedup: Dedup, counts: Mapping[str, Any]) -> No
     if dedup.on_alarm != "stop" or not lost:
         return
     clusters = "\n  ".join(samples(folder, counts.get("largest", [])[:5]))
+    more = [f"... {len(lost) - TOP_LOST} more"] if len(lost) > TOP_LOST else []
     raise AlarmError(
         "decide: stopped by dedup.on_alarm: stop:\n  "
-        + "\n  ".join(lost)
+        + "\n  ".join(lost[:TOP_LOST] + more)
         + f"\nlargest clusters:\n  {clusters}\nlook at `malmoi duplicates {folder.url}`; the same command with "
         "dedup.on_alarm=warn goes on from here"
     )

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from malmoi.operators.candidates import unpack
+from malmoi.operators.candidates import distinct, unpack
 from malmoi.operators.components import both_ways, labels, large_star, small_star
 from malmoi.operators.survivors import survivors
 
@@ -89,7 +89,7 @@ def _link(folder: Folder, work: Star) -> dict[str, Any]:
 def _star(folder: Folder, work: Star) -> dict[str, Any]:
     before = {"large": "small" if work.step > 1 else "link", "small": "large"}[work.kind]
     edges = joined(read_buckets(folder, work.all_of(work.step - 1, before), work.partition, PAIR), PAIR)
-    edges = np.unique(edges)
+    edges = distinct(edges)
     if work.kind == "large":
         # Equal sums of mixed edges, and equal numbers of them, over all partitions: equal sets.
         with np.errstate(over="ignore"):
@@ -128,7 +128,7 @@ def _settle(folder: Folder, work: Star) -> dict[str, Any]:
 def settle(edges: np.ndarray, ranks: np.ndarray, threshold: float) -> np.ndarray:
     """The documents that go, with survivor and similarity: FOUND [removed], by document. `edges`: EDGE."""
     left, right = unpack(np.ascontiguousarray(edges["pair"]))
-    documents = np.unique(np.concatenate([left, right]))
+    documents = distinct(np.concatenate([left, right]))
     own_left, own_right = (np.searchsorted(documents, side) for side in (left, right))
     rank = ranks[documents].astype(np.int64)
     duplicate_of, similarity = survivors(

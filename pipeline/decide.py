@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from malmoi.operators.candidates import unpack
+from malmoi.operators.candidates import distinct, unpack
 from malmoi.operators.survivors import EXACT, FUZZY, exact_groups
 
 from .alarms import alarms, largest, losses, stop_on_alarm
@@ -153,16 +153,20 @@ class Names:
 
     def of(self, ordinals: np.ndarray) -> tuple[np.ndarray, pa.Table]:
         """The distinct ordinals (sorted, int64), and their `id` and `source`."""
-        ordinals = np.unique(ordinals)
-        pieces = np.searchsorted(self.people.first, ordinals, side="right") - 1
+        ordinals = distinct(ordinals)
+        places = np.searchsorted(self.people.first, ordinals, side="right") - 1
+        pieces, starts = np.unique(places, return_index=True)
+        ends = np.append(starts, len(ordinals))[1:]
         tables = [
             pa.table({"id": pa.array([], pa.large_string()), "source": pa.array([], pa.large_string())})
         ]
 
-        def rows_of(piece: int) -> pa.Table:
-            return self._read(piece).take(pa.array(ordinals[pieces == piece] - self.people.first[piece]))
+        def rows_of(at: tuple[int, int, int]) -> pa.Table:
+            piece, start, end = at
+            return self._read(piece).take(pa.array(ordinals[start:end] - self.people.first[piece]))
 
-        tables += in_parallel(self.folder, rows_of, np.unique(pieces).tolist())
+        spans = list(zip(pieces.tolist(), starts, ends, strict=True))
+        tables += in_parallel(self.folder, rows_of, spans, local=usable_cpus())
         return ordinals, pa.concat_tables(tables).combine_chunks()
 
     def _read(self, piece: int) -> pa.Table:

@@ -9,6 +9,7 @@ from .manifest import Group, Manifest
 
 TOP_REASONS = 12
 TOP_GROUPS = 12
+TOP_NOTES = 12
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,12 @@ def _top(
     return tuple(ranked[:TOP_GROUPS]), (f"{more} more",) if more > 0 else ()
 
 
+def _some(lines: tuple[str, ...]) -> tuple[str, ...]:
+    """The first TOP_NOTES lines, and how many more there are: of some hundred groups, one may say a line each."""
+    more = len(lines) - TOP_NOTES
+    return (*lines[:TOP_NOTES], f"{more} more such lines in manifest.json") if more > 0 else lines
+
+
 def flow(title: str, groups: tuple[Group, ...]) -> Sheet:
     """Groups (sources or languages) from input to corpus."""
     total = sum(group.text_bytes for group in groups)
@@ -104,22 +111,23 @@ def flow(title: str, groups: tuple[Group, ...]) -> Sheet:
 def duplicates(manifest: Manifest) -> Sheet:
     dedup = manifest.dedup
     total = sum(loss.documents for loss in dedup.losses)
+    ranked = sorted(dedup.losses, key=lambda loss: (-(loss.exact + loss.fuzzy), loss.source))
     rows = tuple(
         (
             loss.source,
             *(f"{count:,}" for count in (loss.documents, loss.exact, loss.fuzzy)),
             share(loss.exact + loss.fuzzy, loss.documents),
         )
-        for loss in sorted(dedup.losses, key=lambda loss: (-(loss.exact + loss.fuzzy), loss.source))
+        for loss in ranked[:TOP_GROUPS]
     )
+    more = (f"{len(ranked) - TOP_GROUPS} more",) if len(ranked) > TOP_GROUPS else ()
     gone = dedup.exact + dedup.fuzzy
     line = (
         f"{dedup.clusters:,} cluster{'s' * (dedup.clusters != 1)}, the largest of {dedup.largest:,} documents; "
         f"removed {gone:,} of {total:,} ({share(gone, total)}): {dedup.exact:,} exact, {dedup.fuzzy:,} fuzzy"
     )
-    return Sheet(
-        "Duplicates", ("source", "documents", "exact", "fuzzy", "removed"), rows, (line, *dedup.alarms)
-    )
+    notes = (*more, line, *_some(dedup.alarms))
+    return Sheet("Duplicates", ("source", "documents", "exact", "fuzzy", "removed"), rows, notes)
 
 
 def mixture(manifest: Manifest) -> Sheet | None:
@@ -149,7 +157,7 @@ def mixture(manifest: Manifest) -> Sheet | None:
         for group in shown
     )
     title = f"Mixture by {mix.by} ({mix.method}, in {mix.unit})"
-    return Sheet(title, (mix.by, "before", "wanted", "after", "epochs"), rows, (*notes, *mix.notes))
+    return Sheet(title, (mix.by, "before", "wanted", "after", "epochs"), rows, (*notes, *_some(mix.notes)))
 
 
 def diversity(manifest: Manifest) -> Sheet:

@@ -275,7 +275,7 @@ def filter_part(folder: Folder, work: FilterPart) -> dict[str, Any]:
     files: list[FileRecord] = [hash_file(folder, outputs.names[kind]) for kind in sorted(outputs.names)]
     files.append(spread.write(folder, f"stages/{STAGE}/{name}.sample.parquet"))
     rows = outputs.writers["dropped"].rows
-    return {**counts, "dropped_rows": rows, "ngrams": spread.ngrams, "files": files}
+    return {**counts, "dropped_rows": rows, **spread.counts, "files": files}
 
 
 def _batches(work: FilterPart) -> Iterator[Batch]:

@@ -53,7 +53,7 @@ def gather(folder: Folder, work: tuple[ShardPlan, int]) -> dict[str, Any]:
         if seen is not None:
             seen.result()
     sample = spread.write(folder, f"stages/write/shard-{shard:05d}.sample.parquet")
-    return {**counts.told(), "ngrams": spread.ngrams, "files": [hash_file(folder, name), sample]}
+    return {**counts.told(), **spread.counts, "files": [hash_file(folder, name), sample]}
 
 
 def _see(spread: Spread, rows: pa.Table) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import json
 import socket
 import sys
+from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -21,6 +23,9 @@ from .errors import ChangedError, ResourceError
 FORMAT = 4
 """Of the files of a run; a folder with another is not gone on with."""
 
+MOST_INPUTS = 100
+"""Input files of each side that a comparison shows: of a hundred thousand, a diff would take hours."""
+
 _OURS = "malmoi.operators"
 _PACKAGES = {"language": ("fasttext-predict",), "token_count": ("tokenizers",)}
 
@@ -28,6 +33,30 @@ _PACKAGES = {"language": ("fasttext-predict",), "token_count": ("tokenizers",)}
 def plain(value: Any) -> Any:
     """JSON values only, in a stable order."""
     return json.loads(json.dumps(value, sort_keys=True, default=str))
+
+
+def text_of(identity: Mapping[str, Any]) -> str:
+    """As it stands in plan.json."""
+    return json.dumps(plain(identity), indent=1, ensure_ascii=False, sort_keys=True)
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """The lines of a diff of two identities; [] where they are equal. Input files of both are left out."""
+    sides = [plain(before), plain(now)]
+    if sides[0] == sides[1]:
+        return []
+    inputs = [[json.dumps(file, sort_keys=True) for file in side.get("inputs") or []] for side in sides]
+    apart = 0
+    for side, own, other in zip(sides, inputs, reversed(inputs), strict=True):
+        there = set(other)
+        lone = [file for file in own if file not in there]
+        side["inputs"] = [json.loads(file) for file in lone[:MOST_INPUTS]]
+        apart = max(apart, len(lone))
+    old, new = (text_of(side).splitlines() for side in sides)
+    found = list(difflib.unified_diff(old, new, "this folder", "now", n=1, lineterm=""))
+    if apart > MOST_INPUTS:
+        found.insert(0, f"{apart:,} input files differ")
+    return found or ["the input files are in another order"]
 
 
 @cache

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from malmoi.operators.candidates import unpack
+from malmoi.operators.candidates import distinct, unpack
 
 from .buckets import joined, of_document, read_bucket, read_buckets, write_buckets
 from .storage import Folder, in_parallel
@@ -23,7 +23,7 @@ DOCUMENT = np.dtype("<u4")
 
 def write_large(folder: Folder, name: str, documents: np.ndarray, partitions: int) -> FileRecord:
     """The documents of a partition's large buckets, by partition of pairs."""
-    documents = np.unique(documents).astype(DOCUMENT)
+    documents = distinct(documents).astype(DOCUMENT)
     return write_buckets(folder, name, of_document(documents, partitions), documents, partitions)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import time
@@ -10,7 +9,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -25,7 +23,7 @@ from .errors import ChangedError
 from .filtering import STAGE as FILTER
 from .filtering import filter_part
 from .gather import gather
-from .identity import check_steps, plain
+from .identity import check_steps, differences, text_of
 from .lock import only_run
 from .manifest import FILE as MANIFEST
 from .manifest import Manifest
@@ -178,7 +176,7 @@ def _corpus(plan: Plan, console: Console, engine: EngineKind, summary: bool) -> 
         session.start()
         still_ours()  # it may have taken minutes
         if not folder.exists(PLAN):
-            folder.write_bytes(PLAN, _text(plan.identity).encode())
+            folder.write_bytes(PLAN, text_of(plan.identity).encode())
         folder.clean_temps()
         with logged(folder, plan.key, plan.recipe.name) as session.log:
             session.compile()
@@ -264,22 +262,14 @@ def _check_plan(folder: Folder, plan: Plan, *, but: str = "") -> None:
     except ValueError as error:
         raise ChangedError(f"{folder.join(PLAN)}: not a plan ({error}); choose another `output`") from error
     before, now = (
-        _text({key: value for key, value in identity.items() if key != but})
-        for identity in (held, plan.identity)
+        {key: value for key, value in identity.items() if key != but} for identity in (held, plan.identity)
     )
-    if before == now:
+    lines = differences(before, now)
+    if not lines:
         return
-    lines = difflib.unified_diff(
-        before.splitlines(), now.splitlines(), "this folder", "now", n=1, lineterm=""
-    )
-    shown: list[Any] = list(lines)
-    more = f"\n... {len(shown) - 40} more lines" if len(shown) > 40 else ""
+    more = f"\n... {len(lines) - 40} more lines" if len(lines) > 40 else ""
     raise ChangedError(
         f"{folder.url}: holds a run of another recipe or input; choose another `output`, or delete the folder:\n"
-        + "\n".join(shown[:40])
+        + "\n".join(lines[:40])
         + more
     )
-
-
-def _text(identity: dict[str, Any]) -> str:
-    return json.dumps(plain(identity), indent=1, ensure_ascii=False, sort_keys=True)

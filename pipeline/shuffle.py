@@ -23,7 +23,7 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
-from malmoi.operators.candidates import NO_PAIRS, bucket_pairs, by_bucket, large_rows, unpack
+from malmoi.operators.candidates import NO_PAIRS, bucket_pairs, by_bucket, distinct, large_rows, unpack
 from malmoi.operators.jaccard import containment, estimate, estimate_floor, jaccard, sketches
 from malmoi.operators.minhash import MinHash
 
@@ -239,9 +239,8 @@ def unique_partition(folder: Folder, step: Step) -> dict[str, Any]:
     layout, index, round_ = step.layout, step.index, step.round
     sources = range(layout.partitions) if round_ == 0 else step.large
     names = [layout.file(round_, "pairs", source, "pairs") for source in sources]
-    pairs = np.sort(joined(read_buckets(folder, names, index, PAIR), PAIR))
-    pairs = pairs[np.diff(pairs, prepend=~pairs[:1]) != 0]
-    documents = np.unique(np.concatenate(unpack(pairs))).astype(DOCUMENT)
+    pairs = distinct(joined(read_buckets(folder, names, index, PAIR), PAIR))
+    documents = distinct(np.concatenate(unpack(pairs))).astype(DOCUMENT)
     groups = np.bincount(layout.group_of(documents), minlength=len(layout.groups))
     files = [
         write_sorted(folder, layout.file(round_, "unique", index, "pairs"), np.array([len(pairs)]), pairs),
@@ -263,7 +262,7 @@ def fetch_group(folder: Folder, step: Step) -> dict[str, Any]:
     layout, index, round_ = step.layout, step.index, step.round
     names = [layout.file(round_, "unique", part, "documents") for part in range(layout.partitions)]
     wanted = read_buckets(folder, names, index, DOCUMENT)
-    documents = np.unique(joined(wanted, DOCUMENT))
+    documents = distinct(joined(wanted, DOCUMENT))
     signatures, sizes, values = [], [np.zeros(0, np.int64)], [np.zeros(0, np.uint64)]
     for signature, offsets, ids in _sketched(folder, layout, index, documents):
         signatures.append(signature)

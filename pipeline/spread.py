@@ -28,7 +28,7 @@ from malmoi.operators.exact import id_hash
 
 from .engine import Counts
 from .keys import Coded, Keys
-from .storage import Folder
+from .storage import READERS, Folder, in_parallel
 from .written import FileRecord, hash_file
 
 SAMPLE_BYTES = 1024**2
@@ -62,7 +62,7 @@ class Spread:
             self.sample = self.sample.take(pa.array(rows)).combine_chunks()
 
     def write(self, folder: Folder, name: str) -> FileRecord:
-        """Write the sample; the sketch travels in the job's counts (`ngrams`)."""
+        """Write the sample; the sketch travels in the job's `counts`."""
         with folder.create(name) as sink:
             pq.write_table(
                 _smallest(self.sample), sink, compression="zstd", use_dictionary=False, write_statistics=False
@@ -70,7 +70,13 @@ class Spread:
         return hash_file(folder, name)
 
     @property
-    def ngrams(self) -> str:
+    def counts(self) -> dict[str, str]:
+        """For the job's counts: the sketch, and the smallest hash of the sample, "" where it is empty."""
+        hashes = self.sample.column("hash").to_numpy()
+        return {"ngrams": self._ngrams, "smallest": _hex(int(hashes.min())) if len(hashes) else ""}
+
+    @property
+    def _ngrams(self) -> str:
         empty = sketch_ngrams(np.zeros(1, np.int64), np.zeros(0, np.uint64), NGRAM)
         return (self.sketch or empty).to_text()
 
@@ -88,16 +94,46 @@ def _smallest(sample: pa.Table) -> pa.Table:
 
 def text_figures(folder: Folder, counts: list[Counts]) -> dict[str, float | None]:
     """zstd ratio of the sample and the share of distinct n-grams, over all jobs that have a `sample`."""
-    samples = [_SCHEMA.empty_table()]
+    sketch: NgramSketch | None = None
     for one in counts:
-        for name, _, _ in one["files"]:
-            if name.endswith(".sample.parquet"):
-                with folder.open(name) as stream:
-                    samples = [_smallest(pa.concat_tables([*samples, pq.read_table(stream)]))]
-    sketches = [sketch_from_text(one["ngrams"]) for one in counts if one.get("ngrams")]
-    share = merge(sketches).share if sketches else float("nan")
-    ratio = zstd_ratio(samples[0].column("text").to_pylist())
-    return {"zstd_ratio": _number(ratio), f"distinct_{NGRAM}-grams": _number(share)}
+        if one.get("ngrams"):
+            more = sketch_from_text(one["ngrams"])
+            sketch = merge([sketch, more]) if sketch else more
+    ratio = zstd_ratio(_sample_of_all(folder, counts).column("text").to_pylist())
+    return {
+        "zstd_ratio": _number(ratio),
+        f"distinct_{NGRAM}-grams": _number(sketch.share if sketch else float("nan")),
+    }
+
+
+def _sample_of_all(folder: Folder, counts: list[Counts]) -> pa.Table:
+    """The sample of the jobs' samples. Those with the smallest hashes are read first, until there is no room for the
+    smallest hash of the next one: as many files as the sample has documents at most, however many there are."""
+    files = sorted(
+        (one.get("smallest", ""), name)
+        for one in counts
+        for name, _, _ in one["files"]
+        if name.endswith(".sample.parquet")
+    )
+    sample, limit = _SCHEMA.empty_table(), ""
+
+    def read(name: str) -> pa.Table:
+        with folder.open(name) as stream:
+            return pq.read_table(stream)
+
+    for start in range(0, len(files), READERS):
+        some = [name for smallest, name in files[start : start + READERS] if not limit or smallest <= limit]
+        if not some:
+            break
+        sample = pa.concat_tables([sample, *in_parallel(folder, read, some)])
+        rows, full = _chosen(sample)
+        sample = sample.take(pa.array(rows)).combine_chunks()
+        limit = _hex(sample.column("hash")[-1].as_py()) if full else ""
+    return sample
+
+
+def _hex(value: int) -> str:
+    return f"{value:016x}"
 
 
 def group_figures(keys: Keys, copies: np.ndarray) -> dict[str, float | None]:

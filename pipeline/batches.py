@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import zstandard
 
-from .buckets import read_buckets, read_range, write_sorted
+from .buckets import read_buckets, read_range, read_whole, write_sorted
 from .errors import MalmoiError
 from .storage import READERS, Folder, in_parallel
 from .written import FileRecord, hash_file
@@ -49,6 +49,29 @@ def write_batches(
     return [hash_file(folder, name), index]
 
 
+def merge_batches(folder: Folder, names: Sequence[str], merged: str) -> list[FileRecord]:
+    """Write the frames of several files as one file, those of a bucket behind each other and in the files' order.
+
+    Nothing is unpacked; the files are in memory, all of them.
+    """
+    data = in_parallel(folder, folder.read_bytes, names)
+    counts, ranges = zip(*(read_whole(folder, _index(name), RANGE) for name in names), strict=True)
+    buckets = len(counts[0])
+    owner = np.concatenate([np.repeat(np.arange(buckets), one) for one in counts])
+    file = np.repeat(np.arange(len(names)), [len(one) for one in ranges])
+    order = np.argsort(owner, kind="stable")
+    every = np.concatenate(ranges)[order]
+    ends = np.cumsum(every["stop"] - every["start"])
+    moved = np.empty(len(every), RANGE)
+    moved["start"], moved["stop"] = ends - (every["stop"] - every["start"]), ends
+    views = [memoryview(one) for one in data]
+    with folder.create(merged) as sink:
+        for number, (start, stop) in zip(file[order].tolist(), every.tolist(), strict=True):
+            sink.write(views[number][start:stop])
+    index = write_sorted(folder, _index(merged), np.sum(counts, axis=0), moved)
+    return [hash_file(folder, merged), index]
+
+
 def _index(name: str) -> str:
     return f"{name}.index"
 
@@ -64,8 +87,7 @@ def read_batches(folder: Folder, names: Sequence[str], bucket: int, schema: pa.S
     small: list[pa.RecordBatch] = []
     size = 0
     for some in _at_once(wanted):
-        frames = in_parallel(folder, lambda one: read_range(folder, *one), some)
-        for (name, _, _), frame in zip(some, frames, strict=True):
+        for name, frame in _frames(folder, some):
             small.append(_unpacked(folder, name, frame, schema))
             size += small[-1].nbytes
             if size >= CHUNK_BYTES:
@@ -87,7 +109,22 @@ def _at_once(wanted: list[tuple[str, int, int]]) -> Iterator[list[tuple[str, int
     yield some
 
 
-def _unpacked(folder: Folder, name: str, frame: bytes, schema: pa.Schema) -> pa.RecordBatch:
+def _frames(folder: Folder, wanted: list[tuple[str, int, int]]) -> Iterator[tuple[str, memoryview]]:
+    """The frames, each with its file; those that lie behind each other are read at once."""
+    spans: list[list[tuple[str, int, int]]] = []
+    for one in wanted:
+        if spans and spans[-1][-1][0] == one[0] and spans[-1][-1][2] == one[1]:
+            spans[-1].append(one)
+        else:
+            spans.append([one])
+    read = in_parallel(folder, lambda span: read_range(folder, span[0][0], span[0][1], span[-1][2]), spans)
+    for span, data in zip(spans, read, strict=True):
+        view, first = memoryview(data), span[0][1]
+        for name, start, stop in span:
+            yield name, view[start - first : stop - first]
+
+
+def _unpacked(folder: Folder, name: str, frame: memoryview, schema: pa.Schema) -> pa.RecordBatch:
     try:
         message = zstandard.ZstdDecompressor().decompress(frame)
         return pa.ipc.read_record_batch(pa.py_buffer(message), schema)

@@ -9,7 +9,9 @@ them: this is how deduplication shuffles, on a disk or an object store, restarta
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 
@@ -18,6 +20,8 @@ from .storage import Folder, file_system, in_parallel
 from .written import FileRecord, hash_file
 
 MAGIC = b"malmoib1"
+HEAD_BYTES = 32 * 1024
+"""Of the index of a remote file, that are read to save a request."""
 
 
 def write_buckets(
@@ -42,33 +46,51 @@ def write_sorted(folder: Folder, name: str, counts: np.ndarray, rows: np.ndarray
 
 def read_range(folder: Folder, name: str, start: int, stop: int) -> bytes:
     """The bytes [start, stop) of a file, in one request where it is remote."""
+    with _ranges(folder, name) as read:
+        return read(start, stop)
+
+
+@contextmanager
+def _ranges(folder: Folder, name: str) -> Iterator[Callable[[int, int], bytes]]:
+    """What reads the bytes [start, stop) of a file, which is opened once."""
     path = folder.local_path(name)
     if path is None:
         fs, remote = file_system(folder.join(name), folder.options)
-        return bytes(fs.cat_file(remote, start=start, end=stop)) if stop > start else b""
+        yield lambda start, stop: bytes(fs.cat_file(remote, start=start, end=stop)) if stop > start else b""
+        return
     handle = os.open(path, os.O_RDONLY)
     try:
-        data = b""
-        while len(data) < stop - start:  # a read gives at most 2 GiB
-            more = os.pread(handle, stop - start - len(data), start + len(data))
-            if not more:
-                break
-            data = data + more if data else more
-        return data
+        yield partial(_pread, handle)
     finally:
         os.close(handle)
 
 
+def _pread(handle: int, start: int, stop: int) -> bytes:
+    data = b""
+    while len(data) < stop - start:  # a read gives at most 2 GiB
+        more = os.pread(handle, stop - start - len(data), start + len(data))
+        if not more:
+            break
+        data = data + more if data else more
+    return data
+
+
 def read_bucket(folder: Folder, name: str, partition: int, dtype: np.dtype) -> np.ndarray:
     """The rows of one partition; MalmoiError where the file is not whole."""
+    place = 16 + 8 * partition
     try:
-        head = read_range(folder, name, 0, 8 + 8 * (partition + 3))
-        index = np.frombuffer(head[8:], "<u8")
-        if head[:8] != MAGIC or len(index) != partition + 3 or not partition < index[0]:
-            raise MalmoiError(f"{folder.join(name)}: not a bucket file of partition {partition}")
-        data = 8 + 8 * (int(index[0]) + 2)
-        start, stop = (data + int(index[partition + i]) * dtype.itemsize for i in (1, 2))
-        rows = np.frombuffer(read_range(folder, name, start, stop), dtype)
+        with _ranges(folder, name) as read:
+            # One request more, and not the places of all partitions before this one.
+            apart = folder.is_local or place > HEAD_BYTES
+            head = read(0, 16) + read(place, place + 16) if apart else read(0, place + 16)
+            if len(head) != (32 if apart else place + 16):
+                raise MalmoiError(f"{folder.join(name)}: not a bucket file of partition {partition}")
+            [partitions] = np.frombuffer(head[8:16], "<u8").tolist()
+            if head[:8] != MAGIC or not partition < partitions:
+                raise MalmoiError(f"{folder.join(name)}: not a bucket file of partition {partition}")
+            data = 8 + 8 * (partitions + 2)
+            start, stop = (data + row * dtype.itemsize for row in np.frombuffer(head[-16:], "<u8").tolist())
+            rows = np.frombuffer(read(start, stop), dtype)
         if len(rows) * dtype.itemsize != stop - start:
             raise MalmoiError(f"{folder.join(name)}: ends early")
     except (FileNotFoundError, ValueError) as error:
@@ -76,6 +98,13 @@ def read_bucket(folder: Folder, name: str, partition: int, dtype: np.dtype) -> n
             f"{folder.join(name)}: cannot be read ({error}); run the same command again"
         ) from error
     return rows
+
+
+def read_whole(folder: Folder, name: str, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
+    """(rows of each partition, int64 [partitions]; all rows) of a file that a job of this run wrote."""
+    data = folder.read_bytes(name)
+    ends = np.frombuffer(data, "<u8", int(np.frombuffer(data, "<u8", 1, 8)[0]) + 1, 16)
+    return np.diff(ends.astype(np.int64)), np.frombuffer(data, dtype, int(ends[-1]), 16 + 8 * len(ends))
 
 
 def read_buckets(folder: Folder, names: Sequence[str], partition: int, dtype: np.dtype) -> list[np.ndarray]:

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from .compression import chunks
 from .errors import SourceError, TornError
-from .files import InputFile, open_input
+from .files import InputFile, open_footer, open_input
 from .recipe import Source
 
 # Written by malmoi itself; a name with a dot looks like a signal.
@@ -110,7 +110,7 @@ def _columns(source: Source, file: InputFile) -> dict[str, str] | SourceError:
 
 def _parquet_schema(source: Source, file: InputFile) -> pa.Schema:
     try:
-        with open_input(file.url, source.storage_options) as handle:
+        with open_footer(file, source.storage_options) as handle:
             schema = pq.read_schema(handle)
     except pa.ArrowException as error:
         raise SourceError(f"source {source.name}: {file.url}: not a Parquet file ({error})") from error
@@ -165,7 +165,7 @@ def _sample(source: Source, file: InputFile) -> bytes:
     """The first whole lines: at least one, or 16 MiB."""
     held: list[bytes] = []
     size, whole = 0, False
-    with open_input(file.url, source.storage_options) as handle:
+    with open_input(file.url, source.storage_options, block_bytes=SAMPLE_BYTES) as handle:
         pieces = chunks(handle, file.compression, SAMPLE_BYTES)
         with suppress(TornError):
             for piece in pieces:
@@ -182,7 +182,7 @@ def _later_lines(source: Source, file: InputFile) -> list[bytes]:
     if file.compression or file.size <= SAMPLE_BYTES:
         return []
     lines: list[bytes] = []
-    with open_input(file.url, source.storage_options) as handle:
+    with open_input(file.url, source.storage_options, block_bytes=_LATER_BYTES) as handle:
         for start in (file.size // 2, file.size - _LATER_BYTES):
             handle.seek(start)
             piece = handle.read(_LATER_BYTES)

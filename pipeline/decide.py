@@ -83,7 +83,7 @@ def decide(session: Session) -> dict[str, Any]:
     """
     job = Job(STAGE, "all", lambda folder, _: _decide(session, folder), None, session.plan.key)
     counts = committed(session.folder, job)
-    counts = counts if counts is not None else execute(session.folder, job)
+    counts = counts if counts is not None and "parts" in counts else execute(session.folder, job)
     stop_on_alarm(session.folder, session.plan.recipe.dedup, counts)
     return counts
 
@@ -124,6 +124,7 @@ def _decide(session: Session, folder: Folder) -> dict[str, Any]:
         "targets": mixed.targets,
         "notes": list(mixed.notes),
         "index": saved,
+        "parts": _part_sizes(keys, mixed.copies),
         "files": [*files, *(file[:3] for file in saved)],
     }
 
@@ -199,6 +200,13 @@ def _write_part(
     with folder.create(name) as sink, RowGroupWriter(sink, SCHEMA) as writer:
         writer.write(table)
     return name
+
+
+def _part_sizes(keys: Keys, copies: np.ndarray) -> list[list[int]]:
+    """Rows and bytes of text that each part gives to the corpus."""
+    sums = [np.concatenate([[0], np.cumsum(x)]) for x in (copies, copies * keys.numbers["text_bytes"])]
+    rows, text = (np.diff(x[keys.first]).tolist() for x in sums)
+    return [list(pair) for pair in zip(rows, text, strict=True)]
 
 
 def _books(keys: Keys, verdicts: Verdicts) -> list[Book]:

@@ -27,6 +27,7 @@ from .shuffle import (
     NO_RANK,
     STAGE,
     Layout,
+    Piece,
     Saved,
     Step,
     band_group,
@@ -139,50 +140,59 @@ def deduplicate(session: Session, keys: Keys, people: People, tag: str = "") -> 
     found = Found(people, survivor, similarity, np.zeros(people.total, np.int8))
     if minhash is not None:
         ranks = np.where(copy_of < 0, people.rank, np.uint32(NO_RANK)).astype("<u4")
-        layout = replace(_layout(session, keys, people, ranks != NO_RANK), tag=tag)
+        pieces = _groups(keys, people)
+        layout = replace(_layout(session, keys, people, ranks != NO_RANK, pieces), tag=tag)
         session.folder.write_bytes(layout.ranks, ranks.tobytes())
-        found = _Rounds(session, layout, people, ranks, copy_of < 0).run()
+        found = _Rounds(session, layout, pieces, people, ranks, copy_of < 0).run()
     survivor, similarity, kind = compose(copy_of, found.survivor, found.similarity)
     return replace(found, survivor=survivor, similarity=similarity, kind=kind)
 
 
-def _layout(session: Session, keys: Keys, people: People, there: np.ndarray) -> Layout:
+def _groups(keys: Keys, people: People) -> list[tuple[Piece, ...]]:
+    """The pieces that one job works on each."""
+    parts = len(keys.first) - 1
+    files = [*range(parts), *people.saved]
+    text = np.concatenate([[0], np.cumsum(keys.numbers["text_bytes"])])
+    text_before = text[np.minimum(people.first, people.new)].tolist()
+    groups: list[tuple[Piece, ...]] = []
+    begin = 0
+    for end in range(1, len(people.first)):
+        full = people.first[end] - people.first[begin] >= DOCUMENTS_PER_GROUP
+        full |= text_before[end] - text_before[begin] >= TEXT_PER_GROUP
+        if full or end in (parts, len(people.first) - 1):
+            groups.append(
+                tuple(Piece(files[i], people.first[i], people.first[i + 1]) for i in range(begin, end))
+            )
+            begin = end
+    return groups
+
+
+def _layout(
+    session: Session, keys: Keys, people: People, there: np.ndarray, groups: list[tuple[Piece, ...]]
+) -> Layout:
     """`there`: bool, which documents take part; copies of others do not, and may be most."""
     plan, dedup = session.plan, session.plan.recipe.dedup
     minhash = plan.keys.minhash
     assert minhash is not None
-    groups: list[tuple[int, int]] = []
-    begin = 0
-    sizes = keys.numbers["text_bytes"]
-    before = np.concatenate([[0], np.cumsum(sizes)])[np.minimum(people.first, people.new)]
-    for piece in range(1, len(people.first)):
-        full = people.first[piece] - people.first[begin] >= DOCUMENTS_PER_GROUP
-        full |= bool(before[piece] - before[begin] >= TEXT_PER_GROUP)
-        if full or piece in (plan.num_parts, len(people.first) - 1):
-            if piece > begin:
-                groups.append((begin, piece))
-            begin = piece
     rows = int(there.sum()) * minhash.bands
-    text = int(sizes[there[: people.new]].sum())
+    text = int(keys.numbers["text_bytes"][there[: people.new]].sum())
     auto = max(1, -(-rows // ROWS_PER_PARTITION), -(-text // TEXT_PER_PARTITION))
     return Layout(
-        first=people.first,
-        groups=tuple(groups),
+        starts=(*(pieces[0].first for pieces in groups), people.total),
         partitions=dedup.partitions or auto,
         minhash=minhash,
         measure=dedup.fuzzy.measure,
-        parts=plan.num_parts,
-        saved=people.saved,
         settled=people.total if dedup.policy == KEEP_BEST else people.new,
     )
 
 
 @dataclass
 class _Rounds:
-    """The rounds of one run: what has been compared so far, and who goes by it."""
+    """The rounds of one run: what has been compared so far, and who goes by it. `pieces`: of each group."""
 
     session: Session
     layout: Layout
+    pieces: list[tuple[Piece, ...]]
     people: People
     ranks: np.ndarray
     open: np.ndarray
@@ -202,7 +212,9 @@ class _Rounds:
         else:
             session.still_ours()
             mine = [replace(job, plan=session.plan.key) for job in jobs]
-            counts = run_jobs(session.folder, mine, engine="local", num_cpus=1, tick=lambda _: None)
+            counts = run_jobs(
+                session.folder, mine, engine="local", num_cpus=1, tick=lambda _: None, whole=False
+            )
         self.moved += sum(one.get("moved", 0) for one in counts)
         return counts
 
@@ -214,27 +226,28 @@ class _Rounds:
         indexes: range | tuple[int, ...],
         large: tuple[int, ...] = (),
     ) -> list[Counts]:
-        return self.jobs(
-            [
-                Job(STAGE, self.layout.name(round_, name, i), work, Step(self.layout, round_, i, large))
-                for i in indexes
-            ]
-        )
+        steps = [Step(self.layout, round_, i, large) for i in indexes]
+        return self.jobs([Job(STAGE, self.layout.name(round_, name, x.index), work, x) for x in steps])
+
+    def group_step(self, round_: int, name: str, work: Callable[..., Counts]) -> list[Counts]:
+        """A step whose jobs work on a group of pieces each."""
+        steps = [Step(self.layout, round_, i, pieces=pieces) for i, pieces in enumerate(self.pieces)]
+        return self.jobs([Job(STAGE, self.layout.name(round_, name, x.index), work, x) for x in steps])
 
     def run(self) -> Found:
         """All rounds: until no pair is left to compare, or MAX_ROUNDS."""
         layout, folder = self.layout, self.session.folder
-        groups, everything = range(len(layout.groups)), range(layout.partitions)
+        everything = range(layout.partitions)
         found = np.empty(0, FOUND)
         away = np.zeros(self.people.total, dtype=bool)
-        self.step(0, "bands", band_group, groups)
+        self.group_step(0, "bands", band_group)
         counts = self.step(0, "pairs", pair_partition, everything)
         left = sum(one["pairs"] for one in counts)
         large = tuple(p for p, one in enumerate(counts) if one["large"])
         round_ = 0
         while left and round_ < MAX_ROUNDS:
             unique = self.step(round_, "unique", unique_partition, everything, large)
-            self.step(round_, "fetch", fetch_group, groups)
+            self.group_step(round_, "fetch", fetch_group)
             compared = self.step(round_, "compare", compare_partition, everything)
             self.exact += sum(one["exact"] for one in compared)
             self.edges += sum(one["near"] for one in compared)

@@ -23,6 +23,7 @@ import uuid
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -34,8 +35,8 @@ from .local_ray import TRIES, TURN, usable_cpus
 from .poison import Overdue, limited
 from .ray_place import ray_address
 from .recipe import Run
-from .storage import Folder, in_parallel
-from .written import is_there
+from .storage import READERS, Folder, in_parallel
+from .written import Sizes, is_there
 
 # Of files that an earlier call left: hashed in this process (1.5 GB/s from a disk) rather than by workers.
 CHECK_HERE_BYTES = 4 * 1024**3
@@ -72,15 +73,33 @@ class Job:
         return f"stages/{self.stage}/{self.name}.commit.json"
 
 
-def committed(folder: Folder, job: Job, *, deep: bool = True) -> Counts | None:
-    """The counts of a job that is done, else None. `deep`: its files are read and their hashes compared."""
+def committed(folder: Folder, job: Job) -> Counts | None:
+    """The counts of a job that is done, else None; its files are read and their hashes compared."""
+    counts = _recorded(folder, job)
+    return counts if counts is not None and _whole(folder, counts) else None
+
+
+def _recorded(folder: Folder, job: Job, sizes: Sizes | None = None) -> Counts | None:
+    """The counts of a job that has a record; with `sizes` only where its files are there, too."""
     try:
+        if sizes is not None and sizes.of(job.record) is None:
+            return None
         counts: Counts = json.loads(folder.read_bytes(job.record))
         whole = counts["plan"] == job.plan
-        whole = whole and all(is_there(folder, *file, deep=deep) for file in counts["files"])
+        files = [(str(name), int(size), str(digest)) for name, size, digest in counts["files"]]
+        if sizes is not None:
+            whole = whole and all(sizes.of(name) == size for name, size, _ in files)
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
     return counts if whole else None
+
+
+def _whole(folder: Folder, counts: Counts) -> bool:
+    """Whether the files of a record hold what it says."""
+    files = counts["files"]
+    if len(files) <= READERS:
+        return all(is_there(folder, *file) for file in files)
+    return all(in_parallel(folder, lambda file: is_there(folder, *file), files, local=usable_cpus()))
 
 
 def execute(folder: Folder, job: Job, *, worker: bool = False, call: str = "") -> Counts:
@@ -270,13 +289,15 @@ def run_jobs(
     num_cpus: int,
     tick: Callable[[Counts], None],
     run: Run | None = None,
+    whole: bool = True,
 ) -> list[Counts]:
-    """All jobs of one stage; the counts in the jobs' order, those of finished jobs from their records.
+    """Jobs of one stage; the counts in the jobs' order, those of finished jobs from their records.
 
-    `run`: where on a cluster the jobs may run.
+    `run`: where on a cluster the jobs may run; `whole`: they are all that the stage has, so that its folder is listed
+    rather than each of their files looked for.
     """
     jobs = list(jobs)
-    done, check = _done(folder, jobs, on_workers=engine == "ray")
+    done, check = _done(folder, jobs, on_workers=engine == "ray", whole=whole)
     for counts in done.values():
         tick({**counts, "earlier": True})
     rest = [job for job in jobs if job.name not in done]
@@ -293,16 +314,18 @@ def run_jobs(
     return [done[job.name] for job in jobs]
 
 
-def _done(folder: Folder, jobs: list[Job], *, on_workers: bool) -> tuple[dict[str, Counts], frozenset[str]]:
+def _done(
+    folder: Folder, jobs: list[Job], *, on_workers: bool, whole: bool
+) -> tuple[dict[str, Counts], frozenset[str]]:
     """The counts of the jobs that are done, in the jobs' order, and the names of those whose files are to be
     hashed by workers, being too many bytes for this process."""
-    found = in_parallel(folder, lambda job: committed(folder, job, deep=False), jobs, local=usable_cpus())
-    there = {job.name: (job, one) for job, one in zip(jobs, found, strict=True) if one is not None}
-    size = sum(size for _, counts in there.values() for _, size, _ in counts["files"])
+    sizes = Sizes(folder) if whole else None
+    found = in_parallel(folder, lambda job: _recorded(folder, job, sizes), jobs, local=usable_cpus())
+    there = {job.name: counts for job, counts in zip(jobs, found, strict=True) if counts is not None}
+    size = sum(size for counts in there.values() for _, size, _ in counts["files"])
     if on_workers and size > CHECK_HERE_BYTES:
         return {}, frozenset(there)
-    left = [job for job, _ in there.values()]
-    checked = in_parallel(folder, lambda job: committed(folder, job), left, local=usable_cpus())
+    checked = in_parallel(folder, partial(_whole, folder), list(there.values()), local=usable_cpus())
     return {
-        name: counts for name, counts in zip(there, checked, strict=True) if counts is not None
+        name: counts for (name, counts), good in zip(there.items(), checked, strict=True) if good
     }, frozenset()

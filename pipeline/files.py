@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import glob
+import io
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -32,8 +33,8 @@ _PACKED = re.compile(r"\.(gz|gzip|zst|zstd)$", re.IGNORECASE)
 _TEMPORARY = ("*.tmp", "*.temp", "*.part", "*.partial", "*.crdownload", "*.swp", "*~")
 _MAGIC = re.compile(r"[*?[]")
 
-# A remote file is read in blocks of 4 MiB, of which 8 are kept: enough for the columns of a Parquet file.
-_REMOTE = {"block_size": 4 * 1024**2, "cache_type": "blockcache", "cache_options": {"maxblocks": 8}}
+# A remote file is read in blocks, of which 8 are kept: enough for the columns of a Parquet file.
+_BLOCK = 4 * 1024**2
 _ENDS = 64 * 1024
 _SAMPLES, _SAMPLE_BYTES = 16, 4096
 _THREADS = 16
@@ -64,12 +65,26 @@ class _Found:
     etag: str
 
 
-def open_input(url: str, options: Mapping[str, Any]) -> BinaryIO:
-    """Open for reading, seekable; OSError where that fails."""
+def open_input(url: str, options: Mapping[str, Any], *, block_bytes: int = _BLOCK) -> BinaryIO:
+    """Open for reading, seekable; OSError where that fails. `block_bytes`: that are read of a remote file at once."""
     if is_local(url):
         return open(url, "rb", buffering=1024**2)
     fs, path = file_system(url, options)
-    return cast(BinaryIO, fs.open(path, "rb", **_REMOTE))
+    settings = {"cache_type": "blockcache", "cache_options": {"maxblocks": 8}}
+    return cast(BinaryIO, fs.open(path, "rb", block_size=block_bytes, **settings))
+
+
+def open_footer(file: InputFile, options: Mapping[str, Any]) -> BinaryIO:
+    """A Parquet file of which only the metadata is wanted. Of a remote one that is read alone, mostly in one request:
+    a plan may have a hundred thousand."""
+    if is_local(file.url):
+        return open(file.url, "rb")
+    fs, path = file_system(file.url, options)
+    tail = bytes(fs.cat_file(path, start=max(0, file.size - _ENDS), end=file.size))
+    length = int.from_bytes(tail[-8:-4], "little") + 8
+    if tail[-4:] == b"PAR1" and len(tail) < length <= file.size:
+        tail = bytes(fs.cat_file(path, start=file.size - length, end=file.size))
+    return io.BytesIO(b"PAR1" + tail[-length:] if tail[-4:] == b"PAR1" else tail)
 
 
 def find_files(source: Source, base: str) -> list[InputFile]:
@@ -224,6 +239,7 @@ def _remote(url: str, options: Mapping[str, Any]) -> tuple[list[_Found], _Found 
         root = path.rstrip("/")
         infos = list(fs.find(path, detail=True).values())
     shown = [info for info in infos if not _hidden(info["name"][len(root) :].strip("/"))]
+    fs.invalidate_cache()  # else whoever opens one of very many files searches the list for it
     return [made(info, root) for info in shown if not info["name"].endswith("/")], None
 
 

@@ -14,17 +14,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import xxhash
 from pydantic import TypeAdapter, ValidationError
 
 from .errors import ChangedError, MalmoiError
 from .storage import Folder, in_parallel
+from .written import Sizes, hash_file
 
 FILE = "manifest.json"
 FORMAT = 1
 SCHEMES = {"file": "xxh3_128", "manifest": "sha256 of sorted compact JSON"}
-
-_BLOCK = 8 * 1024**2
 
 
 @dataclass(frozen=True)
@@ -260,29 +258,22 @@ class Manifest:
 
 def wrong_files(folder: Folder, outputs: Iterable[Output], *, deep: bool) -> str:
     """A line for each file that is missing or has another size (`deep`: content), ten at most; "" if none."""
-    listed = list(outputs)
-    problems = in_parallel(folder, lambda output: _problem(folder, output, deep), listed)
+    listed, sizes = list(outputs), Sizes(folder)
+    problems = in_parallel(folder, lambda output: _problem(sizes, output, deep), listed)
     found = zip(listed, problems, strict=True)
     wrong = [f"{folder.join(output.path)}: {problem}" for output, problem in found if problem]
     more = f"\n... {len(wrong) - 10} more files" if len(wrong) > 10 else ""
     return "\n".join(wrong[:10]) + more
 
 
-def _problem(folder: Folder, output: Output, deep: bool) -> str:
-    try:
-        size = folder.size(output.path)
-        if size != output.bytes:
-            return f"{size:,} bytes, want {output.bytes:,}"
-        if deep:
-            state = xxhash.xxh3_128()
-            with folder.open(output.path) as stream:
-                while block := stream.read(_BLOCK):
-                    state.update(block)
-            if state.hexdigest() != output.hash:
-                return f"content changed (xxh3_128 {state.hexdigest()}, want {output.hash})"
-    except FileNotFoundError:
+def _problem(sizes: Sizes, output: Output, deep: bool) -> str:
+    size = sizes.of(output.path)
+    if size is None:
         return "missing"
-    return ""
+    if size != output.bytes:
+        return f"{size:,} bytes, want {output.bytes:,}"
+    found = hash_file(sizes.folder, output.path)[2] if deep else output.hash
+    return "" if found == output.hash else f"content changed (xxh3_128 {found}, want {output.hash})"
 
 
 def manifest_hash(content: Mapping[str, Any]) -> str:

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from .arrow_json import as_text, to_json
 from .columns import is_id, is_text, kind_of_type
-from .files import open_input
+from .files import InputFile, open_footer, open_input
 from .json_blocks import too_large
 from .json_values import find_invalid_utf8
 from .records import RAW_BYTES, Problem, Shape, place_ids
@@ -35,9 +35,9 @@ class _Column:
     detail: str
 
 
-def row_group_bytes(url: str, options: Mapping[str, Any]) -> list[int]:
+def row_group_bytes(file: InputFile, options: Mapping[str, Any]) -> list[int]:
     """Bytes of each row group, uncompressed."""
-    with open_input(url, options) as handle:
+    with open_footer(file, options) as handle:
         footer = pq.read_metadata(handle)
     return [footer.row_group(i).total_byte_size for i in range(footer.num_row_groups)]
 

@@ -7,7 +7,6 @@ import os
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -32,10 +31,11 @@ from .plan import Plan, make_plan
 from .progress import stage_progress
 from .recipe import Recipe
 from .report import print_summary
-from .shards import corpus_schema, measure_part, plan_shards
+from .scatter import merge, parts_merged
+from .shards import PartSize, ShardPlan, corpus_schema, plan_shards
 from .split import split
 from .spread import diversity
-from .storage import Folder, in_parallel
+from .storage import Folder
 from .tokenize import FOLDER as TOKENS
 from .tokenize import plan_tokens, tokenize
 from .watch import RunLog, clean_marks, logged
@@ -81,16 +81,16 @@ class Session:
             self.took("compile", time.perf_counter() - begin)
 
     def run(self, stage: str, jobs: list[Job], *, shown: bool = True) -> list[Counts]:
-        """Run the jobs of a stage with progress."""
+        """Run the jobs of a stage with progress; not `shown` are some of a stage's many."""
         jobs = [replace(job, plan=self.plan.key) for job in jobs]
         if self.log is not None:
             self.log.stage_start(stage, len(jobs))
         begin = time.perf_counter()
         if shown:
             with stage_progress(stage, len(jobs), self.console) as tick:
-                counts = self._run(stage, jobs, tick)
+                counts = self._run(stage, jobs, tick, whole=True)
         else:
-            counts = self._run(stage, jobs, lambda _: None)
+            counts = self._run(stage, jobs, lambda _: None, whole=False)
         self.took(stage, time.perf_counter() - begin)
         if self.log is not None:
             self.log.stage_end(stage, time.perf_counter() - begin)
@@ -105,7 +105,9 @@ class Session:
         for name in (stage, "total"):
             self.seconds[name] = self.seconds.get(name, 0.0) + seconds
 
-    def _run(self, stage: str, jobs: list[Job], tick: Callable[[Counts], None]) -> list[Counts]:
+    def _run(
+        self, stage: str, jobs: list[Job], tick: Callable[[Counts], None], *, whole: bool
+    ) -> list[Counts]:
         if self.log is not None:
             tick = self.log.ticker(stage, len(jobs), tick)
         run = self.plan.recipe.run
@@ -114,7 +116,9 @@ class Session:
             self.still_ours()
             tick(counts)
 
-        return run_jobs(self.folder, jobs, engine=self.engine, num_cpus=self.num_cpus, tick=checked, run=run)
+        return run_jobs(
+            self.folder, jobs, engine=self.engine, num_cpus=self.num_cpus, tick=checked, run=run, whole=whole
+        )
 
 
 def plan_file(path: str, overrides: Iterable[str] = (), base: str | None = None) -> Plan:
@@ -203,11 +207,11 @@ def _stages(session: Session) -> Manifest:
     verifying = session.seconds.get("total", 0.0) - counted
     session.took("decide", time.perf_counter() - begin - verifying)
     schema = corpus_schema(plan.documents, plan.extras.names, signals=plan.recipe.write.signals)
-    shards = plan_shards(
-        in_parallel(folder, partial(measure_part, folder), parts), plan.recipe.write, plan.recipe.seed, schema
-    )
+    sizes = [PartSize(part, rows, text) for part, (rows, text) in enumerate(decided["parts"])]
+    shards = plan_shards(sizes, plan.recipe.write, plan.recipe.seed, schema)
     bare = replace(shards, parts=(), starts=())  # a list of all parts would travel with each job
     aside = session.run("split", [Job("split", part_name(i), split, (bare, i)) for i in parts])
+    shards = _merged(session, shards, aside)
     jobs = [Job("write", f"shard-{i:05d}", gather, (shards.of(i), i)) for i in range(shards.num_shards)]
     written = session.run("write", jobs)
     check_steps(plan.steps, plan.identity["operators"])
@@ -217,6 +221,18 @@ def _stages(session: Session) -> Manifest:
     write_card(folder, manifest)
     manifest.save(folder)
     return manifest
+
+
+def _merged(session: Session, shards: ShardPlan, aside: list[Counts]) -> ShardPlan:
+    """Where parts and shards are very many, the rows on their way are put together in fewer files."""
+    size = sum(size for one in aside for name, size, _ in one["files"] if name.endswith(".batches"))
+    shards = replace(shards, merged=parts_merged(shards, size))
+    if shards.merged > 1:
+        names = (f"of-{shards.merged:05d}-{i:05d}" for i in range(shards.groups))
+        session.run(
+            "merge", [Job("merge", name, merge, (shards, i)) for i, name in enumerate(names)], shown=False
+        )
+    return shards
 
 
 def _finished(folder: Folder, console: Console) -> Manifest | None:
@@ -243,7 +259,7 @@ def _clean(folder: Folder) -> None:
     folder.clean_temps()
     for stage in ("scatter", "verify"):
         folder.remove_all(folder.list(f"stages/{stage}"))
-    clean_marks(folder, (FILTER, "decide", "split", "write"))
+    clean_marks(folder, (FILTER, "decide", "split", "merge", "write"))
 
 
 def _check_plan(folder: Folder, plan: Plan, *, but: str = "") -> None:

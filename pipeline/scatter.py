@@ -13,18 +13,23 @@ outweigh the text.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .batches import read_batches, take_rows, write_batches
+from .batches import merge_batches, read_batches, take_rows, write_batches
 from .recipe import Write
 from .shards import EPOCH, Copies, ShardPlan, slices_of
 from .storage import Folder
 from .written import FileRecord
 
 RUN_BYTES = 64 * 1024**2
+MOST_PIECES, PIECE_BYTES = 1_000_000, 64 * 1024
+"""Ranges that the shards read in all, and their mean size, from which on the files of parts are merged."""
+MERGED_BYTES = 512 * 1024**2
+"""Of a merged file, which one job holds."""
 ORDER = "order key"
 SCHEME = "xxh64(id_lo, id_hi, epoch, seed as 4 little-endian 64-bit words)"
 
@@ -88,6 +93,37 @@ def scatter_name(part: int) -> str:
     return f"stages/scatter/part-{part:05d}.batches"
 
 
+def merged_name(group: int, parts: int) -> str:
+    return f"stages/scatter/of-{parts:05d}-{group:05d}.batches"
+
+
+def parts_merged(plan: ShardPlan, text_bytes: int) -> int:
+    """How many parts' files are to be made one before the shards are collected, 1 where none are: a file a part and a
+    range a shard of each are too many and too small where both are thousands. `text_bytes`: of all the files."""
+    pieces = len(plan.parts) * plan.num_shards * plan.slices
+    if not plan.shuffle or pieces < MOST_PIECES or text_bytes >= pieces * PIECE_BYTES:
+        return 1
+    return max(1, min(len(plan.parts), MERGED_BYTES * len(plan.parts) // max(text_bytes, 1)))
+
+
+def merge(folder: Folder, work: tuple[ShardPlan, int]) -> dict[str, Any]:
+    """Stage `merge`: the files of `plan.merged` parts as one."""
+    plan, group = work
+    parts = plan.parts[group * plan.merged : (group + 1) * plan.merged]
+    return {
+        "files": merge_batches(
+            folder, [scatter_name(part) for part in parts], merged_name(group, plan.merged)
+        )
+    }
+
+
+def _names(plan: ShardPlan) -> list[str]:
+    """The files that the rows of all shards lie in."""
+    if plan.merged == 1:
+        return [scatter_name(part) for part in plan.parts]
+    return [merged_name(group, plan.merged) for group in range(plan.groups)]
+
+
 def _runs(key: np.ndarray, text_bytes: np.ndarray) -> list[np.ndarray]:
     """Positions of the rows, cut into runs of about RUN_BYTES of text, by key within each run."""
     run = (np.cumsum(text_bytes) - text_bytes) // RUN_BYTES
@@ -139,7 +175,7 @@ def _with_order(plan: ShardPlan) -> pa.Schema:
 
 def scattered_rows(folder: Folder, plan: ShardPlan, shard: int) -> Iterator[tuple[pa.Table, np.ndarray]]:
     """The rows of one shard, slice by slice: in chunks, and the order (int64 [rows]) in which they are written."""
-    names = [scatter_name(part) for part in plan.parts]
+    names = _names(plan)
     for bucket in range(shard * plan.slices, (shard + 1) * plan.slices):
         table = read_batches(folder, names, bucket, _with_order(plan))
         yield table.drop_columns([ORDER]), key_order(table)

@@ -54,7 +54,7 @@ def slices_of(shard_bytes: int, num_shards: int) -> int:
 @dataclass(frozen=True)
 class ShardPlan:
     """How the corpus is cut. `parts`: those that give rows; `starts[i]`: bytes of text before `parts[i]`, of use
-    where it is not shuffled."""
+    where it is not shuffled; `merged`: parts whose rows lie in one file on their way (`scatter`)."""
 
     rows: int
     text_bytes: int
@@ -67,6 +67,7 @@ class ShardPlan:
     schema: pa.Schema
     parts: Sequence[int]
     starts: tuple[int, ...]
+    merged: int = 1
 
     def of(self, shard: int) -> ShardPlan:
         """For the job of one shard: with the parts that it reads, as a list of all would travel with each job."""
@@ -83,6 +84,11 @@ class ShardPlan:
     def documents(self) -> pa.Schema:
         """The columns of the corpus but for the epoch, which documents do not have."""
         return pa.schema([field for field in self.schema if field.name != EPOCH])
+
+    @property
+    def groups(self) -> int:
+        """Files that rows of the corpus lie in on their way."""
+        return -(-len(self.parts) // self.merged)
 
     @property
     def slices(self) -> int:
@@ -162,12 +168,6 @@ def copies_of(verdict: pa.Table, keys: pa.Table, part: int) -> Copies:
     before = np.repeat(np.cumsum(copies) - copies, copies)
     columns = [keys.column(name).to_numpy()[row] for name in ("text_bytes", "id_lo", "id_hi")]
     return Copies(row, (np.arange(len(row)) - before).astype(np.int32), *columns)
-
-
-def measure_part(folder: Folder, part: int) -> PartSize:
-    """Reads the verdicts and keys of a part, no text."""
-    copies = read_copies(folder, part)
-    return PartSize(part, len(copies.row), int(copies.text_bytes.sum()))
 
 
 def corpus_schema(documents: pa.Schema, extras: Iterable[str], *, signals: bool = False) -> pa.Schema:

@@ -66,21 +66,31 @@ class Saved:
 
 
 @dataclass(frozen=True)
-class Layout:
-    """What all jobs know. `first`: ordinals of the first document of each piece, and the end; a piece is a part
-    of this run or, behind these, a shard of `saved`. `groups`: (first, end) of pieces that one job works on;
-    `settled`: documents from this ordinal on are not compared with each other, as their runs have judged them;
-    `tag`: begins the names of all files."""
+class Piece:
+    """Documents of one file, from the ordinal `first` to `end`: a part of this run, or a shard of a saved index."""
 
-    first: tuple[int, ...]
-    groups: tuple[tuple[int, int], ...]
+    file: int | Saved
+    first: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What all jobs know; it travels with each, so nothing in it is as long as the run has parts. `starts`: ordinals of
+    the first document of each group of pieces, and the end; one job works on a group. `settled`: documents from this
+    ordinal on are not compared with each other, as their runs have judged them; `tag`: begins the names of all
+    files."""
+
+    starts: tuple[int, ...]
     partitions: int
     minhash: MinHash
     measure: Literal["jaccard", "containment"]
-    parts: int
-    saved: tuple[Saved, ...] = ()
     settled: int = NO_RANK
     tag: str = ""
+
+    @property
+    def groups(self) -> range:
+        return range(len(self.starts) - 1)
 
     @property
     def ranks(self) -> str:
@@ -91,15 +101,9 @@ class Layout:
         """Bits of the documents that take part in a round, then of those that are back in it."""
         return f"stages/{STAGE}/{self.tag}r{round_:02d}-open.bits"
 
-    @property
-    def new(self) -> int:
-        """Documents of this run: those with a smaller ordinal."""
-        return self.first[self.parts]
-
     def group_of(self, documents: np.ndarray) -> np.ndarray:
         """int64: the group in which each ordinal lies."""
-        starts = np.array([self.first[begin] for begin, _ in self.groups])
-        return np.asarray(np.searchsorted(starts, documents, side="right") - 1)
+        return np.asarray(np.searchsorted(np.array(self.starts[:-1]), documents, side="right") - 1)
 
     def name(self, round_: int, step: str, index: int) -> str:
         """The name of a job; the number of partitions is in it, so that another number shares nothing."""
@@ -111,12 +115,14 @@ class Layout:
 
 @dataclass(frozen=True)
 class Step:
-    """The payload of a job: its round and its group or partition; `rows`: the partitions with large buckets."""
+    """The payload of a job: its round and its group or partition; `large`: the partitions with large buckets;
+    `pieces`: those of the group."""
 
     layout: Layout
     round: int
     index: int
     large: tuple[int, ...] = ()
+    pieces: tuple[Piece, ...] = ()
 
 
 def write_open(folder: Folder, name: str, there: np.ndarray, back: np.ndarray) -> None:
@@ -133,14 +139,13 @@ def _read_open(folder: Folder, name: str, total: int) -> tuple[np.ndarray, np.nd
 def band_group(folder: Folder, step: Step) -> dict[str, Any]:
     """The band rows of a group's documents that take part."""
     layout, found = step.layout, []
-    for piece in range(*layout.groups[step.index]):
-        first, end = layout.first[piece], layout.first[piece + 1]
-        ranks = np.frombuffer(read_range(folder, layout.ranks, 4 * first, 4 * end), "<u4")
-        bands, there = _bands(folder, layout, piece)
+    for piece in step.pieces:
+        ranks = np.frombuffer(read_range(folder, layout.ranks, 4 * piece.first, 4 * piece.end), "<u4")
+        bands, there = _bands(folder, piece.file)
         documents = np.flatnonzero(there & (ranks != NO_RANK))
         rows = np.empty(bands.shape[1] * len(documents), ROW)
         rows["key"] = bands[documents].reshape(-1)
-        rows["document"] = np.repeat(documents + first, bands.shape[1])
+        rows["document"] = np.repeat(documents + piece.first, bands.shape[1])
         rows["rank"] = np.repeat(ranks[documents], bands.shape[1])
         found.append(rows)
     rows = joined(found, ROW)
@@ -149,14 +154,13 @@ def band_group(folder: Folder, step: Step) -> dict[str, Any]:
     return {"rows": len(rows), "moved": rows.nbytes, "files": [file]}
 
 
-def _bands(folder: Folder, layout: Layout, piece: int) -> tuple[np.ndarray, np.ndarray]:
+def _bands(folder: Folder, file: int | Saved) -> tuple[np.ndarray, np.ndarray]:
     """(uint64 [documents, bands], bool [documents]: has a signature) of a piece."""
-    if piece >= layout.parts:
-        saved = layout.saved[piece - layout.parts]
-        column = read_saved(saved.folder, saved.name, ["bands"]).column("bands").combine_chunks()
+    if isinstance(file, Saved):
+        column = read_saved(file.folder, file.name, ["bands"]).column("bands").combine_chunks()
     else:
-        with open_parquet(folder, part_file(piece, "keys")) as file:
-            column = file.read(["bands"]).column("bands").combine_chunks()
+        with open_parquet(folder, part_file(file, "keys")) as keys:
+            column = keys.read(["bands"]).column("bands").combine_chunks()
     there = column.is_valid().to_numpy(zero_copy_only=False)
     values = np.zeros((len(column), column.type.list_size), dtype=np.uint64)
     values[there] = column.flatten().to_numpy().reshape(-1, column.type.list_size)
@@ -167,17 +171,17 @@ def pair_partition(folder: Folder, step: Step) -> dict[str, Any]:
     """The candidate pairs of a partition's buckets, and the rows of its large buckets for the next round."""
     layout, index, round_ = step.layout, step.index, step.round
     if round_ == 0:
-        names = [layout.file(0, "bands", group, "rows") for group in range(len(layout.groups))]
+        names = [layout.file(0, "bands", group, "rows") for group in layout.groups]
         rows = _shared(joined(read_buckets(folder, names, index, ROW), ROW), layout.settled)
         there = np.ones(len(rows), dtype=bool)
         back, verified = np.zeros(0, dtype=bool), NO_PAIRS
     else:
         rows = read_bucket(folder, layout.file(round_ - 1, "pairs", index, "large"), 0, LARGE).copy()
-        open_, back = _read_open(folder, layout.open_file(round_), layout.first[-1])
+        open_, back = _read_open(folder, layout.open_file(round_), layout.starts[-1])
         there = open_[rows["document"]]
         rounds, pieces = range(round_), range(layout.partitions)
         known = [layout.file(earlier, "unique", piece, "known") for earlier in rounds for piece in pieces]
-        verified = read_known(folder, known, index, rows["document"][there], layout.first[-1])
+        verified = read_known(folder, known, index, rows["document"][there], layout.starts[-1])
     now = rows[there]
     keys, documents = np.ascontiguousarray(now["key"]), now["document"].astype(np.int64)
     done = now["done"].astype(bool)
@@ -264,7 +268,7 @@ def fetch_group(folder: Folder, step: Step) -> dict[str, Any]:
     wanted = read_buckets(folder, names, index, DOCUMENT)
     documents = distinct(joined(wanted, DOCUMENT))
     signatures, sizes, values = [], [np.zeros(0, np.int64)], [np.zeros(0, np.uint64)]
-    for signature, offsets, ids in _sketched(folder, layout, index, documents):
+    for signature, offsets, ids in _sketched(folder, step, documents):
         signatures.append(signature)
         sizes.append(np.diff(offsets))
         values.append(ids)
@@ -303,21 +307,20 @@ def gather(starts: np.ndarray, lengths: np.ndarray, values: np.ndarray, place: n
 
 
 def _sketched(
-    folder: Folder, layout: Layout, group: int, documents: np.ndarray
+    folder: Folder, step: Step, documents: np.ndarray
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """(signatures, offsets, ids) of the documents (sorted ordinals) of a group, in pieces of bounded text."""
-    for piece in range(*layout.groups[group]):
-        first, end = layout.first[piece], layout.first[piece + 1]
-        low, high = np.searchsorted(documents, [first, end])
-        rows = documents[low:high].astype(np.int64) - first
+    minhash = step.layout.minhash
+    for piece in step.pieces:
+        low, high = np.searchsorted(documents, [piece.first, piece.end])
+        rows = documents[low:high].astype(np.int64) - piece.first
         if not len(rows):
             continue
-        if piece >= layout.parts:
-            saved = layout.saved[piece - layout.parts]
-            yield _from_index(saved, rows, layout.minhash.num_perm)
+        if isinstance(piece.file, Saved):
+            yield _from_index(piece.file, rows, minhash.num_perm)
         else:
             for start in range(0, len(rows), 4096):
-                yield sketches(read_rows(folder, piece, rows[start : start + 4096], _TEXT), layout.minhash)
+                yield sketches(read_rows(folder, piece.file, rows[start : start + 4096], _TEXT), minhash)
 
 
 def _from_index(saved: Saved, rows: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -339,7 +342,7 @@ def compare_partition(folder: Folder, step: Step) -> dict[str, Any]:
     pairs = read_bucket(folder, layout.file(round_, "unique", index, "pairs"), 0, PAIR)
 
     def fetched(kind: str, dtype: np.dtype) -> np.ndarray:
-        names = [layout.file(round_, "fetch", group, kind) for group in range(len(layout.groups))]
+        names = [layout.file(round_, "fetch", group, kind) for group in layout.groups]
         return joined(read_buckets(folder, names, index, dtype), dtype)
 
     rows = fetched("sets", SET)  # groups hold rising ordinals, so all of them together rise

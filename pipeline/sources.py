@@ -96,7 +96,7 @@ def _units(source: Source, file: InputFile, part_bytes: int, most: int) -> list[
     part_bytes = max(part_bytes, _LEAST_BYTES)
     try:
         if file.format == "parquet":
-            groups = row_group_bytes(file.url, source.storage_options)
+            groups = row_group_bytes(file, source.storage_options)
             return [(Piece(file, i, i + 1), size) for i, size in enumerate(groups)]
         size = file.size * (COMPRESSED_TIMES if file.compression else 1)
         if file.compression and most > 1:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+from threading import Lock
+
 import xxhash
 
 from .storage import Folder
@@ -25,9 +28,26 @@ def hash_file(folder: Folder, name: str) -> FileRecord:
     return name, size, state.hexdigest()
 
 
-def is_there(folder: Folder, name: str, size: int, digest: str, *, deep: bool) -> bool:
-    """Whether a recorded file is there in its size; `deep`: and holds the recorded bytes, which are read."""
+def is_there(folder: Folder, name: str, size: int, digest: str) -> bool:
+    """Whether a recorded file is there and holds the recorded bytes, which are read."""
     try:
-        return folder.size(name) == size and (not deep or hash_file(folder, name)[2] == digest)
+        return hash_file(folder, name)[1:] == (size, digest)
     except FileNotFoundError:
         return False
+
+
+@dataclass
+class Sizes:
+    """The sizes of a run's files, of which each folder is listed once: for who asks for very many. Any thread may."""
+
+    folder: Folder
+    _held: dict[str, dict[str, int]] = field(default_factory=dict)
+    _lock: Lock = field(default_factory=Lock)
+
+    def of(self, name: str) -> int | None:
+        """Bytes; None where there is no such file."""
+        place = name.rpartition("/")[0]
+        with self._lock:
+            if place not in self._held:
+                self._held[place] = self.folder.sizes(place)
+        return self._held[place].get(name)

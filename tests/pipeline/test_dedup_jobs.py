@@ -299,24 +299,25 @@ def test_ray_gives_the_same_bytes(tmp_path, texts, run_here, ray_here, monkeypat
 
 def test_long_documents_make_more_groups_and_shards(tmp_path, texts, run_here, monkeypatch):
     """What one job holds is bounded by text, not only by the number of documents."""
-    layouts, real = [], dedup._layout
+    groups, real = [], dedup._groups
 
     def noted(*arguments):
-        layouts.append(real(*arguments))
-        return layouts[-1]
+        groups.append(real(*arguments))
+        return groups[-1]
 
-    monkeypatch.setattr(dedup, "_layout", noted)
+    monkeypatch.setattr(dedup, "_groups", noted)
     settings = recipe(texts, save_index=True, part_bytes=5_000)
     want = run_here(tmp_path / "whole", settings)
     monkeypatch.setattr(dedup, "TEXT_PER_GROUP", 20_000)
     monkeypatch.setattr(index, "SHARD_TEXT", 20_000)
     cut = run_here(tmp_path / "cut", settings)
     assert verdicts(cut.path) == verdicts(want.path)
-    few, many = layouts
-    assert len(few.groups) == 1
+    few, many = groups
+    assert len(few) == 1
     size = Path(texts).stat().st_size
-    assert size / 40_000 < len(many.groups) <= size / 15_000
-    assert [group[0] for group in many.groups[1:]] == [group[1] for group in many.groups[:-1]]
+    assert size / 40_000 < len(many) <= size / 15_000
+    assert [group[0].first for group in many[1:]] == [group[-1].end for group in many[:-1]]
+    assert [piece.file for group in many for piece in group] == [*range(len(few[0]))]
     shards = [sorted(run.path.glob("index/shard-*")) for run in (want, cut)]
     assert (len(shards[0]), len(shards[1])) == (1, -(-cut.manifest.books[1].read_bytes // 20_000))
     ids = [sorted(x for file in files for x in pq.read_table(file)["id"].to_pylist()) for files in shards]

@@ -2,20 +2,35 @@
 
 import difflib
 import io
+import json
+import os
+import pickle
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
 from malmoi.operators.candidates import distinct
-from malmoi.pipeline import spread
+from malmoi.pipeline import batches, dedup, scatter, spread
+from malmoi.pipeline.buckets import read_bucket, read_whole, write_buckets
+from malmoi.pipeline.engine import Job, _done, run_jobs
+from malmoi.pipeline.files import find_files
 from malmoi.pipeline.identity import MOST_INPUTS, differences
-from malmoi.pipeline.manifest import Book, Dedup, Group, Loss, Manifest, Mixture, Output
+from malmoi.pipeline.manifest import Book, Dedup, Group, Loss, Manifest, Mixture, Output, wrong_files
+from malmoi.pipeline.recipe import Source
 from malmoi.pipeline.report import print_summary
+from malmoi.pipeline.scatter import parts_merged
+from malmoi.pipeline.shards import ShardPlan
+from malmoi.pipeline.sources import split_parts
 from malmoi.pipeline.spread import Spread, text_figures
 from malmoi.pipeline.storage import Folder
+from malmoi.pipeline.written import hash_file
+
+DEMO = Path(__file__).resolve().parents[2] / "examples/recipes/demo.yaml"
 
 
 @pytest.fixture
@@ -124,3 +139,149 @@ def test_a_summary_of_hundreds_of_sources_can_be_read():
     assert len(text.splitlines()) < 120
     assert text.count("488 more such lines in manifest.json") == 2
     assert "removed 4,500 of 5,000 (90.0 %)" in text, "of all sources"
+
+
+def test_many_small_pieces_are_merged_and_the_corpus_is_the_same(
+    tmp_path, demo, run_here, outputs, monkeypatch, opened
+):
+    read = []
+    real = batches.read_range
+    monkeypatch.setattr(batches, "read_range", lambda *at: read.append(at) or real(*at))
+    whole = run_here(tmp_path / "apart", DEMO, "part_bytes=40_000", "write.shard_bytes=40_000")
+    apart = len(read)
+    read.clear()
+    monkeypatch.setattr(scatter, "MOST_PIECES", 1)
+    monkeypatch.setattr(scatter, "MERGED_BYTES", 300_000)
+    merged = run_here(tmp_path / "merged", DEMO, "part_bytes=40_000", "write.shard_bytes=40_000")
+    assert outputs(merged.path) == outputs(whole.path)
+    parts, files = (
+        len(list((merged.path / f"stages/{stage}").glob("*.commit.json"))) for stage in ("split", "merge")
+    )
+    assert 1 < files < parts // 2
+    assert len(read) <= files * len(merged.manifest.corpus) < apart / 2, "a range a file and a shard"
+    assert not list((merged.path / "stages/scatter").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("parts", "shards", "size", "merged"),
+    [
+        (1000, 1000, 1000 * 1000 * 5000, 107),  # of 5 MB: 107 are 512 MiB
+        (1000, 999, 1000 * 1000 * 5000, 1),  # not a million
+        (1000, 1000, 1000 * 1000 * 70_000, 1),  # pieces are large
+        (100_000, 10_000, 10**12, 53),
+        (1000, 2000, 1000, 1000),
+    ],
+)
+def test_when_pieces_are_merged(parts, shards, size, merged):
+    plan = ShardPlan(1, 1, shards, 1, True, 0, "parquet", 3, pa.schema([]), range(parts), ())
+    assert parts_merged(plan, size) == merged
+    assert parts_merged(replace(plan, shuffle=False), size) == 1
+
+
+def test_the_place_of_a_partition_is_read_and_not_those_before_it(tmp_path, monkeypatch):
+    folder, partitions = Folder(str(tmp_path)), 50_000
+    rows = np.arange(partitions, dtype="<u8")
+    write_buckets(folder, "x", rows, rows, partitions)
+    read = []
+    real = os.pread
+    monkeypatch.setattr(os, "pread", lambda handle, size, at: read.append(size) or real(handle, size, at))
+    for partition in (0, 1, 31_000, partitions - 1):
+        assert read_bucket(folder, "x", partition, rows.dtype).tolist() == [partition]
+    assert sum(read) == 4 * (16 + 16 + 8)
+    counts, found = read_whole(folder, "x", rows.dtype)
+    assert counts.tolist() == [1] * partitions
+    assert found.tolist() == rows.tolist()
+
+
+@pytest.fixture
+def requests(s3, monkeypatch):
+    """The requests to the store, as they are made."""
+    import s3fs
+
+    made = []
+    real = s3fs.S3FileSystem._call_s3
+
+    async def counted(self, method, *arguments, **settings):
+        made.append(method)
+        return await real(self, method, *arguments, **settings)
+
+    fs = s3fs.S3FileSystem(**s3)
+    if not fs.exists("growth"):
+        fs.mkdir("growth")
+    monkeypatch.setattr(s3fs.S3FileSystem, "_call_s3", counted)
+    return made
+
+
+def write_two(folder, number):
+    names = [f"stages/t/{number}.{kind}" for kind in ("a", "b")]
+    for name in names:
+        folder.write_bytes(name, "말모이".encode())
+    return {"read": 1, "files": [hash_file(folder, name) for name in names]}
+
+
+def test_what_is_done_is_listed_and_not_looked_for(s3, requests):
+    """No request for a job that has no record; of one that has: the record, then its files, which are read."""
+    looked, gone_on, verified = {}, {}, {}
+    for count in (5, 40):
+        folder = Folder(f"s3://growth/{count}", s3)
+        jobs = [Job("t", f"job-{i}", write_two, i) for i in range(count)]
+        assert _done(folder, jobs, on_workers=False, whole=True) == ({}, frozenset())
+        looked[count] = len(requests)
+        counts = run_jobs(folder, jobs, engine="local", num_cpus=1, tick=lambda _: None)
+        requests.clear()
+        assert len(_done(folder, jobs, on_workers=False, whole=True)[0]) == count
+        gone_on[count] = len(requests)
+        requests.clear()
+        outputs = [Output(*file, 1) for one in counts for file in one["files"]]
+        assert wrong_files(folder, outputs, deep=False) == ""
+        verified[count] = len(requests)
+        requests.clear()
+    assert looked[5] == looked[40] <= 4
+    assert verified[5] == verified[40] <= 4
+    assert gone_on[40] - gone_on[5] <= 35 * 3 * 2, "each of three files is opened and read"
+
+
+def test_input_files_in_a_store_are_listed_once_and_their_footers_read(s3, requests):
+    import s3fs
+
+    fs, made = s3fs.S3FileSystem(**s3), io.BytesIO()
+    pq.write_table(pa.table({"id": ["1"], "text": ["글"]}), made)
+    for i in range(60):
+        fs.pipe(f"growth/in/{i:03d}.parquet", made.getvalue())
+    source = Source(name="s", path="s3://growth/in", id="id", storage_options=s3)
+    requests.clear()
+    files = find_files(source, "/")
+    assert len(requests) <= 4
+    assert not any(len(rows) > 1 for rows in fs.dircache.values()), "each open would search the list"
+    requests.clear()
+    assert sum(len(part.pieces) for part in split_parts(source, files, 10**6)) == 60
+    assert requests == ["get_object"] * 60
+
+
+def test_jobs_of_deduplication_carry_no_list_of_parts(tmp_path, run_here, monkeypatch):
+    source = tmp_path / "in.jsonl"
+    lines = [json.dumps({"id": str(i), "text": f"같은 글 {i // 2} " * 20 + f"끝 {i}"}) for i in range(400)]
+    source.write_text("\n".join(lines), encoding="utf-8")
+    sizes = {}
+    real = dedup.run_jobs
+
+    def noted(folder, jobs, **settings):
+        for job in jobs:
+            kind = job.name.split("-")[1]
+            sizes.setdefault(kind, []).append(len(pickle.dumps(job.payload)))
+        return real(folder, jobs, **settings)
+
+    monkeypatch.setattr(dedup, "run_jobs", noted)
+    monkeypatch.setattr(dedup, "DOCUMENTS_PER_GROUP", 40)
+    size, largest = source.stat().st_size, {}
+    for parts in (10, 200):
+        settings = {"sources": [{"name": "s", "path": str(source), "id": "id"}], "part_bytes": size // parts}
+        run_here(tmp_path / str(parts), settings)
+        largest[parts] = {kind: max(found) for kind, found in sizes.items()}
+        assert 5 <= len(sizes["bands"]) <= 11
+        sizes.clear()
+    assert set(largest[10]) == {"bands", "pairs", "unique", "fetch", "compare"}
+    for kind in ("pairs", "unique", "compare"):
+        assert largest[200][kind] < largest[10][kind] + 50, kind
+    for kind in ("bands", "fetch"):
+        assert largest[200][kind] < largest[10][kind] + 20 * 50, "20 parts of its group"

@@ -12,6 +12,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -199,13 +200,14 @@ class Manifest:
         counts = [shard.tokens for shard in self.corpus if shard.tokens is not None]
         return sum(counts) if len(counts) == len(self.corpus) else None
 
-    @property
+    @cached_property
     def manifest_hash(self) -> str:
         """Hex; the same for the same recipe and input wherever they lie and however they were run."""
         return manifest_hash(self._plain())
 
     def _plain(self) -> dict[str, Any]:
-        content = dict(json.loads(json.dumps(dataclasses.asdict(self), allow_nan=False)))
+        own = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        content = dict(json.loads(json.dumps(own, allow_nan=False, default=vars)))
         return {**content, "recipe": _without(content["recipe"], ("run",), ("storage_options",))}
 
     def check(self) -> None:

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from malmoi.operators import OPERATORS
 from malmoi.operators.config import did_you_mean
-from malmoi.operators.contract import DROP, LANGUAGE, TEXT, Operator, judge
+from malmoi.operators.contract import DROP, LANGUAGE, Operator, judge
 
 from . import html
 from .config import build_steps, parse_recipe
@@ -25,6 +25,7 @@ from .evidence import Duplicates, Why
 from .extras import wanted
 from .figures import headline, sheets
 from .manifest import Manifest
+from .removed import DECIDED, DUPLICATES, least_similar, texts_of
 from .shards import part_file
 from .signal_view import SignalView, limits_of
 from .storage import Folder, file_system
@@ -32,8 +33,6 @@ from .why import find, read_plan
 
 if TYPE_CHECKING:
     import pyarrow.dataset
-
-_DUPLICATES = ("exact_dedup.", "fuzzy_dedup.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,21 +120,15 @@ class Result:
         """The first `limit` removed duplicates beside the documents that stayed, the least similar first."""
         if limit < 1:
             raise MalmoiError(f"duplicates: want limit >= 1, got {limit}")
-        columns = ["id", "source", TEXT, DROP, "duplicate_of", "duplicate_source", "similarity"]
-        gone = [name for name in self.reasons() if name.startswith(_DUPLICATES)]
-        found = pa.concat_tables([self.dropped(name, columns) for name in gone]) if gone else None
-        if found is None:
-            return Duplicates(
-                pa.table({name: pa.array([], pa.large_string()) for name in (*columns, "stays")}), 0
-            )
-        order = [("similarity", "ascending"), ("source", "ascending"), ("id", "ascending")]
-        shown = found.take(pc.sort_indices(found, order)[:limit])
+        names = [output.path for output in self.manifest.others if output.path.endswith(DECIDED)]
+        shown = least_similar(self.folder, names, limit)
+        total = sum(count for name, count in self.reasons().items() if name.startswith(DUPLICATES))
         keys = list(
             zip(shown["duplicate_source"].to_pylist(), shown["duplicate_of"].to_pylist(), strict=True)
         )
-        texts = self._texts(set(keys))
+        texts = texts_of(self.folder, self._plan()["parts"], set(keys))
         stays = pa.array([texts.get(key) for key in keys], pa.large_string())
-        return Duplicates(shown.append_column("stays", stays), found.num_rows)
+        return Duplicates(shown.append_column("stays", stays), total)
 
     def why(self, id: str, source: str | None = None) -> Why:
         """What happened to a document: its signals against their limits, the reason, its survivor, its part.
@@ -180,22 +173,6 @@ class Result:
         if not tables:
             raise MalmoiError(f"{self.folder.url}: holds no document with signals")
         return pa.concat_tables(tables)
-
-    def _texts(self, keys: set[tuple[str, str]]) -> dict[tuple[str, str], str]:
-        """Text of kept documents by (source, id)."""
-        found: dict[tuple[str, str], str] = {}
-        ids = pa.array(sorted({id for _, id in keys}), pa.large_string())
-        for part in range(self._plan()["parts"]):
-            for table in _groups(self.folder, part_file(part, "kept"), ["id", "source", TEXT]):
-                rows = table.filter(
-                    pc.is_in(table["id"], value_set=ids)
-                ).to_pylist()  # a screenful, not a corpus
-                found |= {
-                    (row["source"], row["id"]): row[TEXT]
-                    for row in rows
-                    if (row["source"], row["id"]) in keys
-                }
-        return found
 
     def _plan(self) -> dict[str, Any]:
         return read_plan(self.folder)

@@ -212,7 +212,7 @@ def _stages(session: Session) -> Manifest:
     bare = replace(shards, parts=(), starts=())  # a list of all parts would travel with each job
     aside = session.run("split", [Job("split", part_name(i), split, (bare, i)) for i in parts])
     shards = _merged(session, shards, aside)
-    jobs = [Job("write", f"shard-{i:05d}", gather, (shards.of(i), i)) for i in range(shards.num_shards)]
+    jobs = [Job("write", f"shard-{i:05d}", gather, (own, i)) for i, own in enumerate(shards.each())]
     written = session.run("write", jobs)
     check_steps(plan.steps, plan.identity["operators"])
     manifest = build_manifest(

@@ -69,16 +69,17 @@ class ShardPlan:
     starts: tuple[int, ...]
     merged: int = 1
 
-    def of(self, shard: int) -> ShardPlan:
-        """For the job of one shard: with the parts that it reads, as a list of all would travel with each job."""
+    def each(self) -> Iterator[ShardPlan]:
+        """For the job of each shard: with the parts that it reads, as a list of all would travel with each job."""
         if self.shuffle:
-            return self
+            yield from [self] * self.num_shards
+            return
         ends = np.array([*self.starts[1:], self.text_bytes])
-        first, last = self.shard_at(np.array(self.starts)), self.shard_at(ends)
-        here = np.flatnonzero((first <= shard) & (last >= shard)).tolist()
-        return replace(
-            self, parts=tuple(self.parts[i] for i in here), starts=tuple(self.starts[i] for i in here)
-        )
+        first, last = self.shard_at(np.array(self.starts)), self.shard_at(ends)  # both rise
+        shards = np.arange(self.num_shards)
+        begins, stops = np.searchsorted(last, shards), np.searchsorted(first, shards, side="right")
+        for begin, stop in zip(begins.tolist(), stops.tolist(), strict=True):
+            yield replace(self, parts=self.parts[begin:stop], starts=self.starts[begin:stop])
 
     @property
     def documents(self) -> pa.Schema:
@@ -212,12 +213,17 @@ def plan_shards(parts: Sequence[PartSize], write: Write, seed: int, schema: pa.S
 
 
 def read_rows(folder: Folder, part: int, rows: np.ndarray, schema: pa.Schema) -> pa.Table:
-    """The kept documents at `rows` (int64, rising, distinct); only the row groups that hold one are read.
+    """The kept documents of a part at `rows`, see `rows_of`."""
+    return rows_of(folder, part_file(part, "kept"), rows, schema)
 
-    Columns of `schema` that the part lacks are null.
+
+def rows_of(folder: Folder, name: str, rows: np.ndarray, schema: pa.Schema) -> pa.Table:
+    """The rows at `rows` (int64, rising, distinct) of a file; only the row groups that hold one are read.
+
+    Columns of `schema` that the file lacks are null.
     """
     tables = []
-    with open_parquet(folder, part_file(part, "kept")) as file:
+    with open_parquet(folder, name) as file:
         names = [name for name in schema.names if name in file.schema_arrow.names]
         start = 0
         for group in range(file.num_row_groups):
@@ -229,7 +235,7 @@ def read_rows(folder: Folder, part: int, rows: np.ndarray, schema: pa.Schema) ->
                 )
             start = stop
     if len(rows) and rows[-1] >= start:
-        raise MalmoiError(f"write/part-{part:05d}: row {rows[-1]:,} wanted, {start:,} documents kept")
+        raise MalmoiError(f"{folder.join(name)}: row {rows[-1]:,} wanted, {start:,} rows there")
     return fit(pa.concat_tables(tables) if tables else schema.empty_table(), schema)
 
 

@@ -312,6 +312,10 @@ class Folder:
         fs.invalidate_cache()
 
         def entries(folder: str, kind: str) -> list[str]:
+            if self.is_local:  # the driver would ask for the size of each
+                with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as found:
+                    return [entry.path for entry in found if entry.is_dir() == (kind == "directory")]
+                return []
             try:
                 rows = fs.ls(folder, detail=True)
             except (FileNotFoundError, NotADirectoryError):

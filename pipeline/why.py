@@ -21,13 +21,14 @@ from malmoi.operators.exact import id_hash
 from .config import build_steps, parse_recipe
 from .errors import SourceError
 from .identity import FORMAT
+from .local_ray import usable_cpus
 from .manifest import FILE as MANIFEST
 from .manifest import Manifest
 from .run_folder import is_there, run_folder
 from .scatter import order_key, shard_of
 from .shards import part_file
 from .storage import Folder, in_parallel
-from .written import part_name
+from .written import Sizes, part_name
 
 
 @dataclass(frozen=True)
@@ -45,14 +46,14 @@ class Fate:
 
 def find(folder: Folder, id: str, source: str | None = None) -> list[Fate]:
     """Every document of the run with this id (an id is unique within its source)."""
-    parts = range(read_plan(folder)["parts"])
+    parts, there = range(read_plan(folder)["parts"]), Sizes(folder)
 
     def look(at: tuple[int, str]) -> list[Fate]:
         name = part_file(*at)
-        return list(_in_file(folder, name, part_name(at[0]), id, source)) if folder.exists(name) else []
+        return [] if there.of(name) is None else list(_in_file(folder, name, part_name(at[0]), id, source))
 
     places = [(index, kind) for index in parts for kind in ("kept", "dropped")]
-    return [fate for found in in_parallel(folder, look, places) for fate in found]
+    return [fate for found in in_parallel(folder, look, places, local=usable_cpus()) for fate in found]
 
 
 def read_plan(folder: Folder) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import pytest
 from rich.console import Console
 
 from malmoi.operators.candidates import distinct
-from malmoi.pipeline import batches, dedup, scatter, spread
+from malmoi.pipeline import batches, dedup, removed, scatter, spread
 from malmoi.pipeline.buckets import read_bucket, read_whole, write_buckets
 from malmoi.pipeline.engine import Job, _done, run_jobs
 from malmoi.pipeline.files import find_files
@@ -23,6 +23,7 @@ from malmoi.pipeline.identity import MOST_INPUTS, differences
 from malmoi.pipeline.manifest import Book, Dedup, Group, Loss, Manifest, Mixture, Output, wrong_files
 from malmoi.pipeline.recipe import Source
 from malmoi.pipeline.report import print_summary
+from malmoi.pipeline.result import Result
 from malmoi.pipeline.scatter import parts_merged
 from malmoi.pipeline.shards import ShardPlan
 from malmoi.pipeline.sources import split_parts
@@ -285,3 +286,52 @@ def test_jobs_of_deduplication_carry_no_list_of_parts(tmp_path, run_here, monkey
         assert largest[200][kind] < largest[10][kind] + 50, kind
     for kind in ("bands", "fetch"):
         assert largest[200][kind] < largest[10][kind] + 20 * 50, "20 parts of its group"
+
+
+@pytest.mark.parametrize("limit", [1, 3, 10**6])
+def test_duplicates_that_are_shown_are_all_whose_text_is_read(demo, monkeypatch, limit):
+    result = Result.load(demo.path)
+    read = []
+    for name in ("rows_of", "read_rows"):
+        real = getattr(removed, name)
+        monkeypatch.setattr(
+            removed,
+            name,
+            lambda *at, name=name, real=real: read.extend((name, row) for row in at[2]) or real(*at),
+        )
+    monkeypatch.setattr(removed, "_FILES", 2)
+    found = result.duplicates(limit)
+    gone = [row for row in demo.dropped if row["drop"].split(".")[0] in ("exact_dedup", "fuzzy_dedup")]
+    gone.sort(key=lambda row: (row["similarity"], row["source"], row["id"]))
+    assert found.total == len(gone) == 43
+    for name in ("id", "source", "text", "drop", "duplicate_of", "similarity"):
+        assert found.table[name].to_pylist() == [row[name] for row in gone[:limit]]
+    texts = {(row["source"], row["id"]): row["text"] for row in demo.corpus}
+    pairs = zip(
+        found.table["duplicate_source"].to_pylist(), found.table["duplicate_of"].to_pylist(), strict=True
+    )
+    for pair, text in zip(pairs, found.table["stays"].to_pylist(), strict=True):
+        assert text
+        assert text == texts.get(pair, text)
+    assert sum(name == "rows_of" for name, _ in read) == min(limit, 43)
+    assert sum(name == "read_rows" for name, _ in read) <= min(limit, 43)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "shards"), [([10] * 40, 7), ([0, 5, 0, 100, 1, 1, 0], 4), ([3], 1), ([1, 1, 50], 50)]
+)
+def test_each_shard_that_is_not_shuffled_has_the_parts_that_it_reads(sizes, shards):
+    total = sum(sizes)
+    starts = tuple(np.cumsum([0, *sizes])[:-1].tolist())
+    size = -(-total // shards)
+    schema = pa.schema([])
+    plan = ShardPlan(9, total, shards, size, False, 0, "parquet", 3, schema, range(len(sizes)), starts)
+    found = [list(zip(own.parts, own.starts, strict=True)) for own in plan.each()]
+    places = [
+        (plan.shard_at(np.array(at)), plan.shard_at(np.array(at + n)))
+        for at, n in zip(starts, sizes, strict=True)
+    ]
+    want = [[(i, starts[i]) for i, (a, b) in enumerate(places) if a <= shard <= b] for shard in range(shards)]
+    assert found == want
+    whole = replace(plan, shuffle=True, starts=())
+    assert [own.parts for own in whole.each()] == [range(len(sizes))] * shards

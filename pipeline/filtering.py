@@ -149,8 +149,9 @@ def _apply(step: Operator, table: pa.Table) -> pa.Table:
 def align(table: pa.Table, extras: pa.Schema) -> pa.Table:
     """Give a source's table the extra columns of all sources: absent ones null, types unified."""
     columns = [(name, table.column(name)) for name in ("id", "source", TEXT)]
+    there = set(table.column_names)
     for field in extras:
-        if field.name not in table.column_names:
+        if field.name not in there:
             values = pa.nulls(table.num_rows, field.type)
         else:
             values = table.column(field.name)

@@ -151,7 +151,8 @@ def _text(table: pa.Table, shape: Shape) -> tuple[pa.Array, list[tuple[str, np.n
 def _id(table: pa.Table, name: str) -> _Column:
     """An id is a string that is not empty, or a number."""
     rows = table.num_rows
-    values = _combined(table, name) if name in table.column_names else pa.nulls(rows)
+    there = table.schema.get_field_index(name) >= 0
+    values = _combined(table, name) if there else pa.nulls(rows)
     if is_text(values.type):
         ids = _as_large_string(values)
     elif is_id(values.type):
@@ -166,7 +167,7 @@ def _extra(table: pa.Table, name: str, kind: pa.DataType) -> _Column:
     """A column as the declared type, large_string, int64, double or bool; one that is absent is null."""
     rows = table.num_rows
     good = np.zeros(rows, np.bool_)
-    if name not in table.column_names:
+    if table.schema.get_field_index(name) < 0:  # a list of all names would be made for each of them
         return _Column(pa.nulls(rows, kind), good, "")
     values = _combined(table, name)
     is_kind = kind_of_type(values.type)

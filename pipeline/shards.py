@@ -224,7 +224,8 @@ def rows_of(folder: Folder, name: str, rows: np.ndarray, schema: pa.Schema) -> p
     """
     tables = []
     with open_parquet(folder, name) as file:
-        names = [name for name in schema.names if name in file.schema_arrow.names]
+        there = set(file.schema_arrow.names)
+        names = [name for name in schema.names if name in there]
         start = 0
         for group in range(file.num_row_groups):
             stop = start + file.metadata.row_group(group).num_rows

@@ -50,7 +50,8 @@ def _staying(plan: ShardPlan, kept: pq.ParquetFile, verdict: pa.Table, others: L
     """The documents of the corpus, a table for each row group that has some, in one copy, without their epoch; the
     others are written on the way. Nothing where the corpus is not shuffled."""
     schema = plan.documents
-    names = [name for name in schema.names if name in kept.schema_arrow.names]
+    there = set(kept.schema_arrow.names)  # made anew each time that it is asked for
+    names = [name for name in schema.names if name in there]
     start = 0
     for group in range(kept.num_row_groups):
         rows = kept.metadata.row_group(group).num_rows

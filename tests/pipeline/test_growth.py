@@ -335,3 +335,23 @@ def test_each_shard_that_is_not_shuffled_has_the_parts_that_it_reads(sizes, shar
     assert found == want
     whole = replace(plan, shuffle=True, starts=())
     assert [own.parts for own in whole.each()] == [range(len(sizes))] * shards
+
+
+def test_names_of_columns_are_asked_for_once_and_not_for_each_column(tmp_path, run_here, monkeypatch):
+    asked = []
+    real = pq.ParquetFile.schema_arrow
+    monkeypatch.setattr(
+        pq.ParquetFile, "schema_arrow", property(lambda self: asked.append(1) or real.fget(self))
+    )
+    counts = {}
+    for columns in (5, 100):
+        records = [
+            {"id": str(i), "text": f"글 {i}", **{f"c{k}": k for k in range(columns)}} for i in range(20)
+        ]
+        place = tmp_path / f"{columns}.jsonl"
+        place.write_text("\n".join(map(json.dumps, records)), encoding="utf-8")
+        asked.clear()
+        ran = run_here(tmp_path / str(columns), {"sources": [{"name": "s", "path": str(place), "id": "id"}]})
+        counts[columns] = len(asked)
+        assert len(ran.corpus[0]) >= columns + 4
+    assert counts[5] == counts[100]

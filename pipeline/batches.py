@@ -21,6 +21,10 @@ from .storage import READERS, Folder, in_parallel
 from .written import FileRecord, hash_file
 
 CHUNK_BYTES = 8 * 1024**2
+MOST_PIECES, PIECE_BYTES = 1_000_000, 64 * 1024
+"""Ranges that all readers read together, and their mean size, from which on files are merged before."""
+MERGED_BYTES = 512 * 1024**2
+"""Of a merged file, which one job holds."""
 RANGE = np.dtype([("start", "<u8"), ("stop", "<u8")])
 
 
@@ -47,6 +51,14 @@ def write_batches(
     counts = np.bincount(owner, minlength=buckets)
     index = write_sorted(folder, _index(name), counts, ranges[np.argsort(owner, kind="stable")])
     return [hash_file(folder, name), index]
+
+
+def files_merged(files: int, buckets: int, size: int) -> int:
+    """How many of so many files with `size` bytes in all are to be made one before their buckets are read, 1 where none
+    are: a range a file and a bucket is too many and too small where both are thousands."""
+    if files * buckets < MOST_PIECES or size >= files * buckets * PIECE_BYTES:
+        return 1
+    return max(1, min(files, MERGED_BYTES * files // max(size, 1)))
 
 
 def merge_batches(folder: Folder, names: Sequence[str], merged: str) -> list[FileRecord]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ import xxhash
 from malmoi.operators.jaccard import sketches
 from malmoi.operators.minhash import MinHash
 
-from .batches import read_batches, write_batches
+from .batches import files_merged, merge_batches, read_batches, write_batches
 from .buckets import of_key
 from .engine import Counts, Job
 from .keys import Keys
@@ -38,15 +38,23 @@ _TEXT = pa.schema([(name, pa.large_string()) for name in ("id", "source", "text"
 
 @dataclass(frozen=True)
 class IndexWork:
-    """`number`: of the part, or of the shard."""
+    """`number`: of the part, of the group or of the shard; `merged`: parts whose rows lie in one file (a group)."""
 
     number: int
     parts: int
     shards: int
     minhash: MinHash | None
+    merged: int = 1
 
     def set_aside(self, part: int) -> str:
         return f"stages/{STAGE}/index-{part_name(part)}-of-{self.shards}.batches"
+
+    def merged_name(self, group: int) -> str:
+        return f"stages/{STAGE}/index-of-{self.merged}-{group:05d}-of-{self.shards}.batches"
+
+    @property
+    def groups(self) -> range:
+        return range(-(-self.parts // self.merged))
 
     @property
     def shard(self) -> str:
@@ -60,8 +68,13 @@ def save_index(session: Session, keys: Keys) -> list[list[Any]]:
     text = int(keys.numbers["text_bytes"].sum())
     num = max(1, -(-keys.num_docs // SHARD_DOCUMENTS), -(-text // SHARD_TEXT))
     works = [IndexWork(part, parts, num, minhash) for part in range(parts)]
-    _run(session, [Job(STAGE, f"index-{part_name(w.number)}-of-{num}", _set_aside, w) for w in works])
-    works = [IndexWork(shard, parts, num, minhash) for shard in range(num)]
+    aside = _run(session, [Job(STAGE, f"index-{part_name(w.number)}-of-{num}", _set_aside, w) for w in works])
+    size = sum(one["files"][0][1] for one in aside)
+    work = IndexWork(0, parts, num, minhash, files_merged(parts, num, size))
+    if work.merged > 1:
+        works = [replace(work, number=group) for group in work.groups]
+        _run(session, [Job(STAGE, f"index-of-{w.merged}-{w.number:05d}-of-{num}", _merge, w) for w in works])
+    works = [replace(work, number=shard) for shard in range(num)]
     counts = _run(session, [Job(STAGE, f"index-shard-{w.number:05d}-of-{num}", _collect, w) for w in works])
     shards = tuple(_shard(one) for one in counts)
     digest = str(xxhash.xxh3_128_hexdigest("\n".join(shard.hash for shard in shards).encode()))
@@ -130,9 +143,18 @@ def _sketched(table: pa.Table, text: pa.Table, minhash: MinHash) -> pa.Table:
     return table.append_column("signature", signature).append_column("shingles", sets)
 
 
+def _merge(folder: Folder, work: IndexWork) -> dict[str, Any]:
+    """The files of a group of parts as one."""
+    parts = range(work.parts)[work.number * work.merged : (work.number + 1) * work.merged]
+    names = [work.set_aside(part) for part in parts]
+    return {"files": merge_batches(folder, names, work.merged_name(work.number))}
+
+
 def _collect(folder: Folder, work: IndexWork) -> dict[str, Any]:
     """One shard, from the files of all parts, by id hash."""
     names = [work.set_aside(part) for part in range(work.parts)]
+    if work.merged > 1:
+        names = [work.merged_name(group) for group in work.groups]
     table = read_batches(folder, names, work.number, schema(work.minhash)).combine_chunks()
     order = np.lexsort((table.column("id_lo").to_numpy(), table.column("id_hi").to_numpy()))
     write_shard(folder, work.shard, table.take(pa.array(order)))

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from . import ahead, decide, local_ray
+from .batches import files_merged
 from .card import write_card
 from .careful import filter_carefully
 from .cluster import check_shared
@@ -31,7 +32,7 @@ from .plan import Plan, make_plan
 from .progress import stage_progress
 from .recipe import Recipe
 from .report import print_summary
-from .scatter import merge, parts_merged
+from .scatter import merge
 from .shards import PartSize, ShardPlan, corpus_schema, plan_shards
 from .split import split
 from .spread import diversity
@@ -226,7 +227,9 @@ def _stages(session: Session) -> Manifest:
 def _merged(session: Session, shards: ShardPlan, aside: list[Counts]) -> ShardPlan:
     """Where parts and shards are very many, the rows on their way are put together in fewer files."""
     size = sum(size for one in aside for name, size, _ in one["files"] if name.endswith(".batches"))
-    shards = replace(shards, merged=parts_merged(shards, size))
+    if shards.shuffle:
+        buckets = shards.num_shards * shards.slices
+        shards = replace(shards, merged=files_merged(len(shards.parts), buckets, size))
     if shards.merged > 1:
         names = (f"of-{shards.merged:05d}-{i:05d}" for i in range(shards.groups))
         session.run(

@@ -26,10 +26,6 @@ from .storage import Folder
 from .written import FileRecord
 
 RUN_BYTES = 64 * 1024**2
-MOST_PIECES, PIECE_BYTES = 1_000_000, 64 * 1024
-"""Ranges that the shards read in all, and their mean size, from which on the files of parts are merged."""
-MERGED_BYTES = 512 * 1024**2
-"""Of a merged file, which one job holds."""
 ORDER = "order key"
 SCHEME = "xxh64(id_lo, id_hi, epoch, seed as 4 little-endian 64-bit words)"
 
@@ -95,15 +91,6 @@ def scatter_name(part: int) -> str:
 
 def merged_name(group: int, parts: int) -> str:
     return f"stages/scatter/of-{parts:05d}-{group:05d}.batches"
-
-
-def parts_merged(plan: ShardPlan, text_bytes: int) -> int:
-    """How many parts' files are to be made one before the shards are collected, 1 where none are: a file a part and a
-    range a shard of each are too many and too small where both are thousands. `text_bytes`: of all the files."""
-    pieces = len(plan.parts) * plan.num_shards * plan.slices
-    if not plan.shuffle or pieces < MOST_PIECES or text_bytes >= pieces * PIECE_BYTES:
-        return 1
-    return max(1, min(len(plan.parts), MERGED_BYTES * len(plan.parts) // max(text_bytes, 1)))
 
 
 def merge(folder: Folder, work: tuple[ShardPlan, int]) -> dict[str, Any]:

@@ -15,7 +15,8 @@ import pytest
 from rich.console import Console
 
 from malmoi.operators.candidates import distinct
-from malmoi.pipeline import batches, dedup, removed, scatter, spread
+from malmoi.pipeline import batches, dedup, index, removed, spread
+from malmoi.pipeline.batches import files_merged
 from malmoi.pipeline.buckets import read_bucket, read_whole, write_buckets
 from malmoi.pipeline.engine import Job, _done, run_jobs
 from malmoi.pipeline.files import find_files
@@ -24,7 +25,6 @@ from malmoi.pipeline.manifest import Book, Dedup, Group, Loss, Manifest, Mixture
 from malmoi.pipeline.recipe import Source
 from malmoi.pipeline.report import print_summary
 from malmoi.pipeline.result import Result
-from malmoi.pipeline.scatter import parts_merged
 from malmoi.pipeline.shards import ShardPlan
 from malmoi.pipeline.sources import split_parts
 from malmoi.pipeline.spread import Spread, text_figures
@@ -148,18 +148,23 @@ def test_many_small_pieces_are_merged_and_the_corpus_is_the_same(
     read = []
     real = batches.read_range
     monkeypatch.setattr(batches, "read_range", lambda *at: read.append(at) or real(*at))
-    whole = run_here(tmp_path / "apart", DEMO, "part_bytes=40_000", "write.shard_bytes=40_000")
+    settings = ["part_bytes=40_000", "write.shard_bytes=40_000", "dedup.save_index=true"]
+    monkeypatch.setattr(index, "SHARD_DOCUMENTS", 60)
+    whole = run_here(tmp_path / "apart", DEMO, *settings)
     apart = len(read)
     read.clear()
-    monkeypatch.setattr(scatter, "MOST_PIECES", 1)
-    monkeypatch.setattr(scatter, "MERGED_BYTES", 300_000)
-    merged = run_here(tmp_path / "merged", DEMO, "part_bytes=40_000", "write.shard_bytes=40_000")
+    monkeypatch.setattr(batches, "MOST_PIECES", 1)
+    monkeypatch.setattr(batches, "MERGED_BYTES", 300_000)
+    merged = run_here(tmp_path / "merged", DEMO, *settings)
     assert outputs(merged.path) == outputs(whole.path)
     parts, files = (
         len(list((merged.path / f"stages/{stage}").glob("*.commit.json"))) for stage in ("split", "merge")
     )
     assert 1 < files < parts // 2
-    assert len(read) <= files * len(merged.manifest.corpus) < apart / 2, "a range a file and a shard"
+    shards = len(list((merged.path / "index").glob("shard-*")))
+    assert len(read) <= (files + 3) * (len(merged.manifest.corpus) + shards) < apart / 2, (
+        "one a file and a shard"
+    )
     assert not list((merged.path / "stages/scatter").iterdir())
 
 
@@ -174,9 +179,7 @@ def test_many_small_pieces_are_merged_and_the_corpus_is_the_same(
     ],
 )
 def test_when_pieces_are_merged(parts, shards, size, merged):
-    plan = ShardPlan(1, 1, shards, 1, True, 0, "parquet", 3, pa.schema([]), range(parts), ())
-    assert parts_merged(plan, size) == merged
-    assert parts_merged(replace(plan, shuffle=False), size) == 1
+    assert files_merged(parts, shards, size) == merged
 
 
 def test_the_place_of_a_partition_is_read_and_not_those_before_it(tmp_path, monkeypatch):

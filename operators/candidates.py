@@ -101,15 +101,15 @@ def bucket_pairs(
     """As `candidates`, of rows in the order of `by_bucket` that are kept from round to round.
 
     `done`: bool [rows], set here where the row's document has been a centre of its bucket; a centre meets in a
-    later round those documents only that took no part in an earlier one and do now: `returned`, bool [all
-    documents], or empty where there are none. `verified`: sorted uint64. Documents from the ordinal `settled` on
+    later round those documents only that took no part in an earlier one and do now: `returned`, bool [rows], or
+    empty where there are none. `verified`: sorted uint64. Documents from the ordinal `settled` on
     make no pairs with each other.
     """
     if max_bucket < 2:
         raise ValueError(f"want max_bucket >= 2, got max_bucket={max_bucket}")
     budget = max_bucket * (max_bucket - 1) // 2
     room = np.empty(_room(keys, budget), dtype=np.uint64)
-    back = returned[documents] if len(returned) else np.zeros(len(documents), dtype=bool)
+    back = returned if len(returned) else np.zeros(len(documents), dtype=bool)
     found: np.ndarray = room[: _pairs(keys, documents, done, back, budget, verified, settled, room)]
     return distinct(found)
 

@@ -153,7 +153,7 @@ def resolve(
     order = by_bucket(keys, rank[documents])
     keys, documents = keys[order], documents[order]
     done, away = np.zeros(len(keys), dtype=bool), np.zeros(len(rank), dtype=bool)
-    pairs = bucket_pairs(keys, documents, done, away, verified, max_bucket)
+    pairs = bucket_pairs(keys, documents, done, away[documents], verified, max_bucket)
     # All pairs of a small bucket are among these; later rounds have to look at the large ones only.
     large = large_rows(keys, max_bucket)
     keys, documents, done = keys[large], documents[large], done[large]
@@ -175,9 +175,7 @@ def resolve(
         away |= duplicate_of >= 0
         rows = np.flatnonzero(duplicate_of[documents] < 0)
         now = done[rows]
-        pairs = bucket_pairs(
-            keys[rows], documents[rows], now, away & (duplicate_of < 0), verified, max_bucket
-        )
+        pairs = bucket_pairs(keys[rows], documents[rows], now, away[documents[rows]], verified, max_bucket)
         done[rows] = now
     kind = np.where(duplicate_of < 0, STAYS, FUZZY).astype(np.int8)
     return Survivors(duplicate_of, similarity, kind, tuple(counts), tuple(removed), len(pairs))

@@ -46,17 +46,20 @@ def write_known(
     return write_buckets(folder, name, places[which], np.repeat(pairs, counts).astype(PAIR), partitions)
 
 
-def read_known(
-    folder: Folder, names: Sequence[str], index: int, documents: np.ndarray, total: int
-) -> np.ndarray:
-    """The pairs both of whose documents are among `documents`, sorted; `total`: of all documents."""
-    among = np.zeros(total, dtype=bool)
-    among[documents] = True
+def read_known(folder: Folder, names: Sequence[str], index: int, documents: np.ndarray) -> np.ndarray:
+    """The pairs both of whose documents are among `documents`, sorted."""
+    known = distinct(documents)
+
+    def among(some: np.ndarray) -> np.ndarray:
+        if not len(known):
+            return np.zeros(len(some), dtype=bool)
+        found: np.ndarray = known[np.minimum(np.searchsorted(known, some), len(known) - 1)] == some
+        return found
 
     def read(name: str) -> np.ndarray:
         pairs = read_bucket(folder, name, index, PAIR)
         left, right = unpack(pairs)
-        kept: np.ndarray = pairs[among[left] & among[right]]
+        kept: np.ndarray = pairs[among(left) & among(right)]
         return kept
 
     return np.sort(joined(in_parallel(folder, read, names), PAIR))

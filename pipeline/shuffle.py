@@ -130,9 +130,11 @@ def write_open(folder: Folder, name: str, there: np.ndarray, back: np.ndarray) -
     folder.write_bytes(name, np.packbits(there).tobytes() + np.packbits(back).tobytes())
 
 
-def _read_open(folder: Folder, name: str, total: int) -> tuple[np.ndarray, np.ndarray]:
+def _read_open(folder: Folder, name: str, documents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both for these documents; those of all, a byte each, may be more than a worker has."""
     bits = np.frombuffer(folder.read_bytes(name), np.uint8).reshape(2, -1)
-    there, back = (np.unpackbits(row, count=total).astype(bool) for row in bits)
+    shift = (7 - (documents & 7)).astype(np.uint8)
+    there, back = (((row[documents >> 3] >> shift) & 1).astype(bool) for row in bits)
     return there, back
 
 
@@ -177,11 +179,11 @@ def pair_partition(folder: Folder, step: Step) -> dict[str, Any]:
         back, verified = np.zeros(0, dtype=bool), NO_PAIRS
     else:
         rows = read_bucket(folder, layout.file(round_ - 1, "pairs", index, "large"), 0, LARGE).copy()
-        open_, back = _read_open(folder, layout.open_file(round_), layout.starts[-1])
-        there = open_[rows["document"]]
+        there, back = _read_open(folder, layout.open_file(round_), rows["document"])
+        back = back[there]
         rounds, pieces = range(round_), range(layout.partitions)
         known = [layout.file(earlier, "unique", piece, "known") for earlier in rounds for piece in pieces]
-        verified = read_known(folder, known, index, rows["document"][there], layout.starts[-1])
+        verified = read_known(folder, known, index, rows["document"][there])
     now = rows[there]
     keys, documents = np.ascontiguousarray(now["key"]), now["document"].astype(np.int64)
     done = now["done"].astype(bool)

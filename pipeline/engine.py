@@ -290,16 +290,18 @@ def run_jobs(
     tick: Callable[[Counts], None],
     run: Run | None = None,
     whole: bool = True,
+    keep: Callable[[Counts], Counts] = dict,
 ) -> list[Counts]:
     """Jobs of one stage; the counts in the jobs' order, those of finished jobs from their records.
 
-    `run`: where on a cluster the jobs may run; `whole`: they are all that the stage has, so that its folder is listed
-    rather than each of their files looked for.
+    `run`: where on a cluster the jobs may run; `keep`: what is held of a job's counts, once it is done; `whole`: they
+    are all that the stage has, so that its folder is listed rather than each of their files looked for.
     """
     jobs = list(jobs)
     done, check = _done(folder, jobs, on_workers=engine == "ray", whole=whole)
-    for counts in done.values():
+    for name, counts in done.items():
         tick({**counts, "earlier": True})
+        done[name] = keep(counts)
     rest = [job for job in jobs if job.name not in done]
     if rest:
         here = ((job.name, execute(folder, job)) for job in rest)
@@ -307,7 +309,7 @@ def run_jobs(
             here if engine == "local" else _on_ray(folder, rest, num_cpus, run or Run(), check)
         ):
             tick(counts)
-            done[name] = {key: value for key, value in counts.items() if key != "earlier"}
+            done[name] = keep({key: value for key, value in counts.items() if key != "earlier"})
     missing = [job.name for job in jobs if job.name not in done]
     if missing:
         raise MalmoiError(f"{jobs[0].stage}: Ray returned no answer for {', '.join(missing[:5])}")

@@ -35,7 +35,7 @@ from .report import print_summary
 from .scatter import merge
 from .shards import PartSize, ShardPlan, corpus_schema, plan_shards
 from .split import split
-from .spread import diversity
+from .spread import Sketches, text_figures
 from .storage import Folder
 from .tokenize import FOLDER as TOKENS
 from .tokenize import plan_tokens, tokenize
@@ -81,17 +81,24 @@ class Session:
             ahead.compile_ahead(self.plan.steps)
             self.took("compile", time.perf_counter() - begin)
 
-    def run(self, stage: str, jobs: list[Job], *, shown: bool = True) -> list[Counts]:
-        """Run the jobs of a stage with progress; not `shown` are some of a stage's many."""
+    def run(
+        self,
+        stage: str,
+        jobs: list[Job],
+        *,
+        shown: bool = True,
+        keep: Callable[[Counts], Counts] = dict,
+    ) -> list[Counts]:
+        """Run the jobs of a stage with progress; not `shown` are some of a stage's many. `keep`: as in `run_jobs`."""
         jobs = [replace(job, plan=self.plan.key) for job in jobs]
         if self.log is not None:
             self.log.stage_start(stage, len(jobs))
         begin = time.perf_counter()
         if shown:
             with stage_progress(stage, len(jobs), self.console) as tick:
-                counts = self._run(stage, jobs, tick, whole=True)
+                counts = self._run(stage, jobs, tick, whole=True, keep=keep)
         else:
-            counts = self._run(stage, jobs, lambda _: None, whole=False)
+            counts = self._run(stage, jobs, lambda _: None, whole=False, keep=keep)
         self.took(stage, time.perf_counter() - begin)
         if self.log is not None:
             self.log.stage_end(stage, time.perf_counter() - begin)
@@ -107,18 +114,30 @@ class Session:
             self.seconds[name] = self.seconds.get(name, 0.0) + seconds
 
     def _run(
-        self, stage: str, jobs: list[Job], tick: Callable[[Counts], None], *, whole: bool
+        self,
+        stage: str,
+        jobs: list[Job],
+        tick: Callable[[Counts], None],
+        *,
+        whole: bool,
+        keep: Callable[[Counts], Counts],
     ) -> list[Counts]:
         if self.log is not None:
             tick = self.log.ticker(stage, len(jobs), tick)
-        run = self.plan.recipe.run
 
         def checked(counts: Counts) -> None:
             self.still_ours()
             tick(counts)
 
         return run_jobs(
-            self.folder, jobs, engine=self.engine, num_cpus=self.num_cpus, tick=checked, run=run, whole=whole
+            self.folder,
+            jobs,
+            engine=self.engine,
+            num_cpus=self.num_cpus,
+            tick=checked,
+            run=self.plan.recipe.run,
+            whole=whole,
+            keep=keep,
         )
 
 
@@ -200,7 +219,8 @@ def _stages(session: Session) -> Manifest:
         Job(FILTER, part_name(i), filter_part, work, careful=filter_carefully, limit_s=limit)
         for i, work in enumerate(plan.jobs())
     ]
-    filtered = session.run(FILTER, jobs)
+    before, after = Sketches(), Sketches()
+    filtered = session.run(FILTER, jobs, keep=before.take)
     begin, counted = time.perf_counter(), session.seconds.get("total", 0.0)
     if session.log is not None:
         session.log.stage_start("decide", 1)
@@ -214,11 +234,13 @@ def _stages(session: Session) -> Manifest:
     aside = session.run("split", [Job("split", part_name(i), split, (bare, i)) for i in parts])
     shards = _merged(session, shards, aside)
     jobs = [Job("write", f"shard-{i:05d}", gather, (own, i)) for i, own in enumerate(shards.each())]
-    written = session.run("write", jobs)
+    written = session.run("write", jobs, keep=after.take)
     check_steps(plan.steps, plan.identity["operators"])
-    manifest = build_manifest(
-        plan, filtered, decided, written, aside, diversity(folder, filtered, written, decided)
-    )
+    spread = {
+        "before": {**decided["effective"]["before"], **text_figures(folder, filtered, before)},
+        "after": {**decided["effective"]["after"], **text_figures(folder, written, after)},
+    }
+    manifest = build_manifest(plan, filtered, decided, written, aside, spread)
     write_card(folder, manifest)
     manifest.save(folder)
     return manifest

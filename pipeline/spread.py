@@ -6,8 +6,7 @@ smallest id hashes up to `SAMPLE_BYTES`, so that the sample of the whole is a sa
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -92,18 +91,25 @@ def _smallest(sample: pa.Table) -> pa.Table:
     return sample.take(pa.array(_chosen(sample)[0])).combine_chunks()
 
 
-def text_figures(folder: Folder, counts: list[Counts]) -> dict[str, float | None]:
+@dataclass
+class Sketches:
+    """The sketches of a stage's jobs, merged as these end: each is some 9 KB of a job's counts."""
+
+    whole: NgramSketch | None = None
+
+    def take(self, counts: Counts) -> Counts:
+        """The counts without their sketch."""
+        if counts.get("ngrams"):
+            more = sketch_from_text(counts["ngrams"])
+            self.whole = merge([self.whole, more]) if self.whole else more
+        return {key: value for key, value in counts.items() if key != "ngrams"}
+
+
+def text_figures(folder: Folder, counts: list[Counts], sketches: Sketches) -> dict[str, float | None]:
     """zstd ratio of the sample and the share of distinct n-grams, over all jobs that have a `sample`."""
-    sketch: NgramSketch | None = None
-    for one in counts:
-        if one.get("ngrams"):
-            more = sketch_from_text(one["ngrams"])
-            sketch = merge([sketch, more]) if sketch else more
     ratio = zstd_ratio(_sample_of_all(folder, counts).column("text").to_pylist())
-    return {
-        "zstd_ratio": _number(ratio),
-        f"distinct_{NGRAM}-grams": _number(sketch.share if sketch else float("nan")),
-    }
+    share = sketches.whole.share if sketches.whole else float("nan")
+    return {"zstd_ratio": _number(ratio), f"distinct_{NGRAM}-grams": _number(share)}
 
 
 def _sample_of_all(folder: Folder, counts: list[Counts]) -> pa.Table:
@@ -153,13 +159,3 @@ def group_figures(keys: Keys, copies: np.ndarray) -> dict[str, float | None]:
 
 def _number(value: float) -> float | None:
     return round(float(value), 6) if np.isfinite(value) else None
-
-
-def diversity(
-    folder: Folder, filtered: list[Counts], written: list[Counts], decided: Mapping[str, Any]
-) -> dict[str, dict[str, float | None]]:
-    """The manifest's `diversity`."""
-    return {
-        "before": {**decided["effective"]["before"], **text_figures(folder, filtered)},
-        "after": {**decided["effective"]["after"], **text_figures(folder, written)},
-    }

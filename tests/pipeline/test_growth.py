@@ -15,6 +15,7 @@ import pytest
 from rich.console import Console
 
 from malmoi.operators.candidates import distinct
+from malmoi.operators.diversity import merge, sketch_from_text
 from malmoi.pipeline import batches, dedup, index, removed, spread
 from malmoi.pipeline.batches import files_merged
 from malmoi.pipeline.buckets import read_bucket, read_whole, write_buckets
@@ -27,7 +28,7 @@ from malmoi.pipeline.report import print_summary
 from malmoi.pipeline.result import Result
 from malmoi.pipeline.shards import ShardPlan
 from malmoi.pipeline.sources import split_parts
-from malmoi.pipeline.spread import Spread, text_figures
+from malmoi.pipeline.spread import Sketches, Spread, text_figures
 from malmoi.pipeline.storage import Folder
 from malmoi.pipeline.written import hash_file
 
@@ -108,12 +109,28 @@ def test_the_sample_of_many_jobs_is_read_from_few(tmp_path, monkeypatch, opened,
     folder = Folder(str(tmp_path))
     counts = samples(folder, jobs)
     opened.clear()
-    found = text_figures(folder, counts)
+    found = text_figures(folder, counts, Sketches())
     assert len(opened) <= 10_000 // 900 + spread.READERS
     without = [{key: value for key, value in one.items() if key != "smallest"} for one in counts]
     opened.clear()
-    assert text_figures(folder, without) == found, "as if all were read"
+    assert text_figures(folder, without, Sketches()) == found, "as if all were read"
     assert len(opened) == jobs
+
+
+def test_sketches_are_merged_and_not_held(tmp_path):
+    folder, sketches = Folder(str(tmp_path)), Sketches()
+    counts = samples(folder, 20)
+    kept = run_jobs(
+        folder,
+        [Job("t", f"job-{i}", lambda _, one: dict(one), one) for i, one in enumerate(counts)],
+        engine="local",
+        num_cpus=1,
+        tick=lambda _: None,
+        keep=sketches.take,
+    )
+    assert not any("ngrams" in one for one in kept)
+    every = [sketch_from_text(one["ngrams"]) for one in counts]
+    assert sketches.whole == merge(every)
 
 
 def test_a_summary_of_hundreds_of_sources_can_be_read():

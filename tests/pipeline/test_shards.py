@@ -373,7 +373,7 @@ def test_what_travels_with_a_job_does_not_grow_with_the_parts(shuffle):
         measured = [PartSize(part, 10, 1000) for part in range(parts)]
         write = Write(shard_bytes=5000, shuffle=shuffle)
         plan = plan_shards(measured, write, 0, corpus_schema(DOCUMENTS, []))
-        sizes.append(max(len(pickle.dumps(plan.of(shard))) for shard in range(0, plan.num_shards, 7)))
-        read = {part for shard in range(plan.num_shards) for part in plan.of(shard).parts}
+        sizes.append(max(len(pickle.dumps(own)) for own in plan.each()))
+        read = {part for own in plan.each() for part in own.parts}
         assert read == set(range(parts))
     assert sizes[1] < sizes[0] + 50

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -18,7 +19,7 @@ from malmoi.operators.candidates import distinct, unpack
 from malmoi.operators.components import both_ways, labels, large_star, small_star
 from malmoi.operators.survivors import survivors
 
-from .buckets import joined, of_document, read_buckets, write_buckets, write_sorted
+from .buckets import joined, of_document, read_buckets, read_range, write_buckets, write_sorted
 from .engine import Counts, Job
 from .errors import MalmoiError
 from .known import PAIR
@@ -26,6 +27,7 @@ from .shuffle import EDGE, STAGE, Layout
 from .storage import Folder
 
 MAX_STARS = 60
+BLOCK_DOCUMENTS = 16 * 1024**2
 FOUND = np.dtype([("document", "<u4"), ("survivor", "<u4"), ("similarity", "<f4")])
 
 Kind = Literal["link", "large", "small", "label", "settle"]
@@ -118,19 +120,29 @@ def _label(folder: Folder, work: Star) -> dict[str, Any]:
 def _settle(folder: Folder, work: Star) -> dict[str, Any]:
     """The survivors of whole components."""
     edges = joined(read_buckets(folder, work.all_of(work.step - 1, "label"), work.partition, EDGE), EDGE)
-    found = settle(
-        edges, np.frombuffer(folder.read_bytes(work.layout.ranks), "<u4"), work.layout.minhash.threshold
-    )
+    found = settle(edges, partial(_ranks, folder, work.layout), work.layout.minhash.threshold)
     name = work.file(work.step, work.kind, work.partition)
     return {"removed": len(found), "files": [write_sorted(folder, name, np.array([len(found)]), found)]}
 
 
-def settle(edges: np.ndarray, ranks: np.ndarray, threshold: float) -> np.ndarray:
+def _ranks(folder: Folder, layout: Layout, documents: np.ndarray) -> np.ndarray:
+    """Of these documents (rising), from the file with those of all, which may be more than a worker has."""
+    found = [np.empty(0, "<u4")]
+    for start in range(0, layout.starts[-1], BLOCK_DOCUMENTS):
+        end = min(start + BLOCK_DOCUMENTS, layout.starts[-1])
+        low, high = np.searchsorted(documents, [start, end])
+        if low < high:
+            block = np.frombuffer(read_range(folder, layout.ranks, 4 * start, 4 * end), "<u4")
+            found.append(block[documents[low:high] - start])
+    return np.concatenate(found)
+
+
+def settle(edges: np.ndarray, ranks_of: Callable[[np.ndarray], np.ndarray], threshold: float) -> np.ndarray:
     """The documents that go, with survivor and similarity: FOUND [removed], by document. `edges`: EDGE."""
     left, right = unpack(np.ascontiguousarray(edges["pair"]))
     documents = distinct(np.concatenate([left, right]))
     own_left, own_right = (np.searchsorted(documents, side) for side in (left, right))
-    rank = ranks[documents].astype(np.int64)
+    rank = ranks_of(documents).astype(np.int64)
     duplicate_of, similarity = survivors(
         len(documents), own_left, own_right, np.ascontiguousarray(edges["similarity"]), rank, threshold
     )

@@ -286,7 +286,7 @@ class _Rounds:
             return found
         names = near_files(self.layout, rounds)
         edges = joined(read_buckets(self.session.folder, names, 0, EDGE), EDGE)
-        return settle(edges, self.ranks, self.layout.minhash.threshold)
+        return settle(edges, self.ranks.__getitem__, self.layout.minhash.threshold)
 
     def _found(self, found: np.ndarray, left: int) -> Found:
         total = self.people.total

@@ -110,6 +110,7 @@ def test_partitions_and_paths_change_nothing(tmp_path, texts, run_here, monkeypa
     assert verdicts(many.path) == verdicts(one.path)
     assert many.manifest.manifest_hash == one.manifest.manifest_hash
     monkeypatch.setattr(dedup, "MAX_EDGES", 0)
+    monkeypatch.setattr(clusters, "BLOCK_DOCUMENTS", 50)
     stars = run_here(tmp_path / "stars", recipe(texts, partitions=3))
     assert verdicts(stars.path) == verdicts(one.path)
     rounds = json.loads((stars.path / "stages/decide/all.commit.json").read_text())["rounds"]

@@ -159,7 +159,7 @@ def make_trainer(recipe: TrainRecipe, length: int, group: parallel.Parallel, dat
         compiled=recipe.compile == "block",
     )
     if recipe.activation_checkpointing:
-        module.base().activation_checkpointing_enable({"use_reentrant": False})
+        parallel.checkpoint_activations(module.base())
     if recipe.compile == "block":
         for layer in parallel.decoder_layers(module):
             layer.compile()

@@ -26,6 +26,7 @@ from .model import build_model
 from .optim import make_optimizer, set_lr
 from .parallel import (
     Parallel,
+    checkpoint_activations,
     clip,
     decoder_layers,
     reshard,
@@ -128,9 +129,7 @@ def build(plan: TrainPlan, parallel: Parallel) -> Trainer:
     model = build_model(recipe.model, recipe.method, device, seed=recipe.seed, vocab_size=plan.vocab_size)
     module = LossModel(model, recipe.loss.chunk_tokens, compiled=recipe.compile == "block")
     if recipe.activation_checkpointing:
-        base = module.base()
-        enable = getattr(base, "activation_checkpointing_enable", base.gradient_checkpointing_enable)
-        enable({"use_reentrant": False})
+        checkpoint_activations(module.base())
     if recipe.compile == "block":
         for layer in decoder_layers(module):
             layer.compile()

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -104,6 +105,14 @@ def decoder_layers(model: nn.Module) -> nn.ModuleList:
     raise RecipeError(
         "the model has no list of layers named layers, h or blocks; its family is not supported"
     )
+
+
+def checkpoint_activations(model: Any) -> None:
+    """Compute the activations of each layer of a transformers model again on the way back, rather than keep them."""
+    name = "activation_checkpointing_enable"
+    if not hasattr(model, name):  # of older transformers
+        name = "gradient_checkpointing_enable"
+    getattr(model, name)({"use_reentrant": False})
 
 
 def shard(module: nn.Module, recipe: TrainRecipe, parallel: Parallel) -> None:

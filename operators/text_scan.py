@@ -105,7 +105,7 @@ def skip_closers(data: np.ndarray, p: int, end: int, closers: np.ndarray) -> int
     """The place behind closing quotes and brackets."""
     while p < end:
         cp, length = decode(data, p, end)
-        if not _is_one_of(cp, closers):
+        if cp <= 32 or cp == 46 or 0x61 <= cp <= 0x7A or not _is_one_of(cp, closers):
             break
         p += length
     return p

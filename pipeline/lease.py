@@ -5,8 +5,8 @@ the end. It is made by a conditional write where the store has one (S3 and GCS d
 `STALE_S` seconds is of a run that died and is taken over, at once where this machine can see that the process is
 gone.
 
-Two processes may both take a stale lock over in the moment between reading and removing it; each reads the lock
-again `SETTLE_S` seconds later and at every heartbeat, and the one that finds another's name stops. The same
+In a store two processes may both take a stale lock over in the moment between reading and removing it; each reads
+the lock again `SETTLE_S` seconds later and at every heartbeat, and the one that finds another's name stops. The same
 holds for a process that was suspended, or cut off from the store, for longer than `STALE_S`. Until it stops both
 write; as both work on the same plan they write the same bytes, and the plan of another recipe is refused.
 """
@@ -94,9 +94,14 @@ def read(folder: Folder) -> Holder | None:
         else:
             fs, path = file_system(folder.join(FILE), folder.options)
             data = fs.cat_file(path)  # one request: between two the object may change
-        return Holder(**json.loads(data))
     except FileNotFoundError:
         return None
+    return _parsed(data)
+
+
+def _parsed(data: bytes) -> Holder:
+    try:
+        return Holder(**json.loads(data))
     except (ValueError, TypeError):
         return Holder("", "an unknown machine", "", 0, "")
 
@@ -147,11 +152,31 @@ def _take(folder: Folder, mine: Holder) -> None:
             if abs(time.time() - there.time) < 2 * BEAT_S:
                 raise _busy(folder, there)
             _watch(folder, there)
-        if read(folder) == there:
-            folder.remove(FILE)
-            if _create(folder, replace(mine, time=time.time()).to_json()):
-                _settle(folder, mine)
-                return
+        taken = read(folder) == there and _cleared(folder, there)
+        if taken and _create(folder, replace(mine, time=time.time()).to_json()):
+            _settle(folder, mine)
+            return
+
+
+def _cleared(folder: Folder, stale: Holder) -> bool:
+    """Remove a stale lock. On a disk not the one that another process has put there since it was read."""
+    path = folder.local_path(FILE)
+    if path is None:
+        folder.remove(FILE)
+        return True
+    aside = Path(f"{path}.{uuid.uuid4().hex}.tmp")
+    try:
+        os.rename(path, aside)
+    except FileNotFoundError:
+        return False
+    try:
+        if _parsed(aside.read_bytes()) == stale:
+            return True
+        with suppress(FileExistsError):
+            os.link(aside, path)  # back again, unless there is one already
+        return False
+    finally:
+        aside.unlink()
 
 
 def _watch(folder: Folder, holder: Holder) -> None:
@@ -183,7 +208,7 @@ def leased(folder: Folder) -> Iterator[Callable[[], None]]:
 
     def beat() -> None:
         number = 0
-        while not stop.wait(BEAT_S):
+        while not stop.wait(BEAT_S if number else SETTLE_S):
             number += 1
             with suppress(Exception):  # a store that is away for a while: try again
                 now = read(folder)

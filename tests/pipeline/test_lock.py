@@ -161,6 +161,20 @@ def test_one_of_many_gets_a_stale_lock(folder):
     assert most[0] == 1
 
 
+def test_a_stale_lock_is_not_removed_once_it_is_another_s(tmp_path):
+    folder = Folder(str(tmp_path))
+    stale = replace(lease._me(), pid=2**22 + 1)
+    now = replace(lease._me(), host="who was quicker")
+    folder.write_bytes(lease.FILE, now.to_json())
+    assert not lease._cleared(folder, stale)
+    assert lease.read(folder) == now
+    assert lease._cleared(folder, now)
+    assert not lease._cleared(folder, now)
+    assert not list(tmp_path.iterdir())
+    folder.write_bytes(lease.FILE, b"torn")
+    assert lease._cleared(folder, lease.read(folder))
+
+
 HOLD = textwrap.dedent("""
     import sys, time
     from malmoi.pipeline.lock import only_run

@@ -226,13 +226,15 @@ class _Rounds:
         indexes: range | tuple[int, ...],
         large: tuple[int, ...] = (),
     ) -> list[Counts]:
-        steps = [Step(self.layout, round_, i, large) for i in indexes]
-        return self.jobs([Job(STAGE, self.layout.name(round_, name, x.index), work, x) for x in steps])
+        return self._step(name, work, [Step(self.layout, round_, i, large) for i in indexes])
 
     def group_step(self, round_: int, name: str, work: Callable[..., Counts]) -> list[Counts]:
         """A step whose jobs work on a group of pieces each."""
         steps = [Step(self.layout, round_, i, pieces=pieces) for i, pieces in enumerate(self.pieces)]
-        return self.jobs([Job(STAGE, self.layout.name(round_, name, x.index), work, x) for x in steps])
+        return self._step(name, work, steps)
+
+    def _step(self, name: str, work: Callable[..., Counts], steps: list[Step]) -> list[Counts]:
+        return self.jobs([Job(STAGE, self.layout.name(x.round, name, x.index), work, x) for x in steps])
 
     def run(self) -> Found:
         """All rounds: until no pair is left to compare, or MAX_ROUNDS."""

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from operator import attrgetter
+from typing import TypeVar
 
 from .manifest import Group, Manifest
 
 TOP_REASONS = 12
 TOP_GROUPS = 12
 TOP_NOTES = 12
+_NAME = attrgetter("name")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -77,11 +81,12 @@ def reasons(manifest: Manifest) -> Sheet:
 
 
 def _top(
-    groups: tuple[Group, ...], weight: Callable[[Group], float]
-) -> tuple[tuple[Group, ...], tuple[str, ...]]:
-    ranked = sorted(groups, key=lambda group: (-weight(group), group.name))
+    groups: Iterable[T], weight: Callable[[T], float], name: Callable[[T], str]
+) -> tuple[list[T], tuple[str, ...]]:
+    """The TOP_GROUPS heaviest, and a note how many more there are."""
+    ranked = sorted(groups, key=lambda group: (-weight(group), name(group)))
     more = len(ranked) - TOP_GROUPS
-    return tuple(ranked[:TOP_GROUPS]), (f"{more} more",) if more > 0 else ()
+    return ranked[:TOP_GROUPS], (f"{more} more",) if more > 0 else ()
 
 
 def _some(lines: tuple[str, ...]) -> tuple[str, ...]:
@@ -93,7 +98,7 @@ def _some(lines: tuple[str, ...]) -> tuple[str, ...]:
 def flow(title: str, groups: tuple[Group, ...]) -> Sheet:
     """Groups (sources or languages) from input to corpus."""
     total = sum(group.text_bytes for group in groups)
-    shown, notes = _top(groups, lambda group: group.read)
+    shown, notes = _top(groups, lambda group: group.read, _NAME)
     rows = tuple(
         (
             group.name or "(none)",
@@ -111,16 +116,15 @@ def flow(title: str, groups: tuple[Group, ...]) -> Sheet:
 def duplicates(manifest: Manifest) -> Sheet:
     dedup = manifest.dedup
     total = sum(loss.documents for loss in dedup.losses)
-    ranked = sorted(dedup.losses, key=lambda loss: (-(loss.exact + loss.fuzzy), loss.source))
+    shown, more = _top(dedup.losses, lambda loss: loss.exact + loss.fuzzy, attrgetter("source"))
     rows = tuple(
         (
             loss.source,
             *(f"{count:,}" for count in (loss.documents, loss.exact, loss.fuzzy)),
             share(loss.exact + loss.fuzzy, loss.documents),
         )
-        for loss in ranked[:TOP_GROUPS]
+        for loss in shown
     )
-    more = (f"{len(ranked) - TOP_GROUPS} more",) if len(ranked) > TOP_GROUPS else ()
     gone = dedup.exact + dedup.fuzzy
     line = (
         f"{dedup.clusters:,} cluster{'s' * (dedup.clusters != 1)}, the largest of {dedup.largest:,} documents; "
@@ -145,7 +149,7 @@ def mixture(manifest: Manifest) -> Sheet | None:
         return {"documents": group.rows, "tokens": tokens}.get(mix.unit, group.text_bytes)
 
     all_before, all_after = sum(map(before, mix.groups)), sum(map(after, mix.groups))
-    shown, notes = _top(mix.groups, before)
+    shown, notes = _top(mix.groups, before, _NAME)
     rows = tuple(
         (
             group.name or "(none)",

@@ -274,7 +274,10 @@ def _problem(sizes: Sizes, output: Output, deep: bool) -> str:
         return "missing"
     if size != output.bytes:
         return f"{size:,} bytes, want {output.bytes:,}"
-    found = hash_file(sizes.folder, output.path)[2] if deep else output.hash
+    try:
+        found = hash_file(sizes.folder, output.path)[2] if deep else output.hash
+    except FileNotFoundError:  # gone since it was listed
+        return "missing"
     return "" if found == output.hash else f"content changed (xxh3_128 {found}, want {output.hash})"
 
 

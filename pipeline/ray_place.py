@@ -1,10 +1,13 @@
-"""What is asked before a command goes to Ray: does a cluster answer, and does what is written outlast a job."""
+"""What is asked before a command goes to Ray: does a cluster answer, and does what is written outlast a job; and what a
+Ray of this machine alone changes of the process that starts it."""
 
 from __future__ import annotations
 
 import os
 import socket
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
 
 from .errors import RecipeError, ResourceError
 from .storage import is_local, strip_local
@@ -38,6 +41,34 @@ def ray_address() -> str | None:
             f"by default {host}:6379"
         )
     return address
+
+
+@contextmanager
+def same_group() -> Iterator[None]:
+    """Start Ray within: its processes get a group of their own, and this process stays in the one that it is in.
+
+    Where the kernel does not end Ray's processes with this one, as on macOS, Ray starts one more that ends its whole
+    group then, and puts this process into it: Ctrl-C would end the `make` or script that the terminal waits for, and
+    not this process.
+    """
+    from ray._private import services, utils
+
+    if utils.detect_fate_sharing_support() or not hasattr(services, "ConsolePopen"):
+        yield
+        return
+    real, move, leader = services.ConsolePopen, os.setpgrp, 0
+
+    def started(*args: Any, **given: Any) -> Any:
+        nonlocal leader
+        process = real(*args, **given, process_group=leader)
+        leader = leader or process.pid
+        return process
+
+    services.ConsolePopen, os.setpgrp = started, lambda: None
+    try:
+        yield
+    finally:
+        services.ConsolePopen, os.setpgrp = real, move
 
 
 def _is_web(there: socket.socket) -> bool:

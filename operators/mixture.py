@@ -260,8 +260,8 @@ def repetitions(
     np.add.at(totals, codes, sizes)
     whole = np.where(totals > 0, targets // np.maximum(totals, 1), 0)
     rest = np.where(totals > 0, targets - whole * totals, 0)
-    copies: np.ndarray = whole[codes].astype(np.int32)
-    rows = np.flatnonzero(rest[codes] > 0)  # only groups with a fraction of an epoch need an order
+    copies: np.ndarray = whole.astype(np.int32)[codes]
+    rows = np.flatnonzero((rest > 0)[codes])  # only groups with a fraction of an epoch need an order
     keys = [sizes[rows], np.asarray(order_key, np.uint64)[rows]]
     if quality is not None:
         worst_last = -np.asarray(quality, np.float64)[rows]

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from .errors import AlarmError
-from .keys import Coded
+from .keys import Coded, blocks
 from .manifest import Loss
 from .recipe import Dedup
 from .shards import read_rows
@@ -30,7 +30,11 @@ _TEXT = pa.schema([("text", pa.large_string())])
 
 def losses(coded: Coded, entered: np.ndarray, exact: np.ndarray, fuzzy: np.ndarray) -> tuple[Loss, ...]:
     """By name; `entered`, `exact`, `fuzzy`: bool [documents]."""
-    counts = [np.bincount(coded.codes[mask], minlength=len(coded.names)) for mask in (entered, exact, fuzzy)]
+    masks, size = (entered, exact, fuzzy), len(coded.names)
+    counts = np.zeros((len(masks), size), dtype=np.int64)
+    for block in blocks(len(coded.codes)):
+        for count, mask in zip(counts, masks, strict=True):
+            count += np.bincount(coded.codes[block][mask[block]], minlength=size)
     return tuple(Loss(name, *(int(count[i]) for count in counts)) for i, name in enumerate(coded.names))
 
 

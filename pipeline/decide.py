@@ -14,6 +14,7 @@ Writes stages/decide/<part>.verdict.parquet, one row for every kept document in 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -76,22 +77,23 @@ class Verdicts:
     copies: np.ndarray
 
 
-def decide(session: Session) -> dict[str, Any]:
+def decide(session: Session, documents: Sequence[int]) -> dict[str, Any]:
     """Deduplicate, mix, write the verdicts; the counts come from the commit record where it is done.
 
-    AlarmError where a source or language lost too much and the recipe says `on_alarm: stop`.
+    `documents`: how many each part has. AlarmError where a source or language lost too much and the recipe says
+    `on_alarm: stop`.
     """
-    job = Job(STAGE, "all", lambda folder, _: _decide(session, folder), None, session.plan.key)
+    job = Job(STAGE, "all", lambda folder, _: _decide(session, folder, documents), None, session.plan.key)
     counts = committed(session.folder, job)
     counts = counts if counts is not None and "parts" in counts else execute(session.folder, job)
     stop_on_alarm(session.folder, session.plan.recipe.dedup, counts)
     return counts
 
 
-def _decide(session: Session, folder: Folder) -> dict[str, Any]:
+def _decide(session: Session, folder: Folder, documents: Sequence[int]) -> dict[str, Any]:
     plan, dedup = session.plan, session.plan.recipe.dedup
-    keys = load_keys(folder, plan.num_parts)
-    twice = exact_groups(keys.numbers["id_lo"], keys.numbers["id_hi"], np.arange(keys.num_docs)) >= 0
+    keys = load_keys(folder, documents)
+    twice = exact_groups(keys.numbers["id_lo"], keys.numbers["id_hi"]) >= 0
     reported = dedup.policy == "report_only"
     people = gather_people(session, keys, twice, () if reported else plan.against)
     found = deduplicate(session, keys, people)
@@ -118,8 +120,8 @@ def _decide(session: Session, folder: Folder) -> dict[str, Any]:
         "largest": largest(names, verdicts.survivor),
         "groups": group_counts(keys, unique, mixed.copies),
         "effective": {
-            "before": group_figures(keys, np.ones(keys.num_docs, dtype=np.int64)),
-            "after": group_figures(keys, mixed.copies.astype(np.int64)),
+            "before": group_figures(keys),
+            "after": group_figures(keys, mixed.copies),
         },
         "targets": mixed.targets,
         "notes": list(mixed.notes),
@@ -139,7 +141,7 @@ def _verdicts(
     reason[found.kind[:new] == EXACT] = _EXACT
     reason[found.kind[:new] == FUZZY] = _FUZZY
     unique = reason == 0
-    mixed = mix(recipe.mixture, recipe.seed, keys, np.flatnonzero(unique))
+    mixed = mix(recipe.mixture, recipe.seed, keys, unique)
     reason[unique & (mixed.copies == 0)] = _NOT_CHOSEN
     return Verdicts(reason, found.survivor[:new], found.similarity[:new], mixed.copies), unique, mixed
 
@@ -204,20 +206,20 @@ def _write_part(
 
 def _part_sizes(keys: Keys, copies: np.ndarray) -> list[list[int]]:
     """Rows and bytes of text that each part gives to the corpus."""
-    sums = [np.concatenate([[0], np.cumsum(x)]) for x in (copies, copies * keys.numbers["text_bytes"])]
-    rows, text = (np.diff(x[keys.first]).tolist() for x in sums)
-    return [list(pair) for pair in zip(rows, text, strict=True)]
+    spans = zip(keys.first[:-1].tolist(), keys.first[1:].tolist(), strict=True)
+    rows = [int(copies[start:end].sum()) for start, end in spans]
+    return [list(pair) for pair in zip(rows, keys.text_of_parts(copies), strict=True)]
 
 
 def _books(keys: Keys, verdicts: Verdicts) -> list[Book]:
     sizes = keys.numbers["text_bytes"]
-    tally = np.bincount(verdicts.reason, minlength=len(REASONS)).tolist()
+    tally = [int(np.count_nonzero(verdicts.reason == code)) for code in range(len(REASONS))]
     unique = (verdicts.reason == 0) | (verdicts.reason == _NOT_CHOSEN)
     chosen = verdicts.reason == 0
     dropped = {REASONS[code]: tally[code] for code in (_EXACT, _FUZZY) if tally[code]}
     twice = {REASONS[_ID]: tally[_ID]} if tally[_ID] else {}
     not_chosen = {REASONS[_NOT_CHOSEN]: tally[_NOT_CHOSEN]} if tally[_NOT_CHOSEN] else {}
-    kept_bytes, chosen_bytes = int(sizes[unique].sum()), int(sizes[chosen].sum())
+    kept_bytes, chosen_bytes = (int(sizes.sum(where=which, dtype=np.int64)) for which in (unique, chosen))
     return [
         Book(
             stage="dedup",
@@ -225,7 +227,7 @@ def _books(keys: Keys, verdicts: Verdicts) -> list[Book]:
             kept=int(unique.sum()),
             dropped=dropped,
             quarantined=tally[_ID],
-            read_bytes=int(sizes.sum()),
+            read_bytes=int(sizes.sum(dtype=np.int64)),
             kept_bytes=kept_bytes,
             quarantine_reasons=twice,
         ),

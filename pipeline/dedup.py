@@ -1,6 +1,6 @@
 """Deduplication of a run: exact copies from the keys, near-duplicates by jobs over partitions of their bands.
 
-The process that leads the run holds some 300 bytes a document at most (hashes, rank, verdict) and the pairs at or above
+The process that leads the run holds some 100 bytes a document at most (hashes, rank, verdict) and the pairs at or above
 the threshold; bands, candidates, signatures and shingle sets stay in the jobs of `shuffle`. Where the pairs are
 more than `MAX_EDGES`, it holds the verdicts only, and `clusters` settles them apart.
 """
@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
-from malmoi.operators.survivors import FUZZY, compose, exact_groups, rank
+from malmoi.operators.survivors import compose, exact_groups, rank
 
 from .buckets import joined, read_buckets
 from .clusters import FOUND, settle, survivors_apart
@@ -95,7 +96,7 @@ def gather_people(session: Session, keys: Keys, twice: np.ndarray, indexes: tupl
     first, saved, ages = list(keys.first.tolist()), [], [np.full(new, len(indexes), dtype=np.int8)]
     numbers = {name: [keys.numbers[name]] for name in NUMBERS}
     ours = keys.names["source"]
-    sources = [pa.DictionaryArray.from_arrays(ours.codes, pa.array(ours.names, pa.large_string()))]
+    sources = [pa.DictionaryArray.from_arrays(pa.array(ours.codes), pa.array(ours.names, pa.large_string()))]
     for place, index in enumerate(indexes):
         for shard in index.shards:
             table = read_saved(index.folder, shard.name, [*NUMBERS, "source"])
@@ -105,14 +106,15 @@ def gather_people(session: Session, keys: Keys, twice: np.ndarray, indexes: tupl
             for name in NUMBERS:
                 numbers[name].append(table.column(name).to_numpy())
             sources.append(table.column("source").combine_chunks().dictionary_encode())
-    codes = coded(sources).codes
+    codes = coded(sources).codes if indexes else ours.codes
     whole = {name: _whole(pieces) for name, pieces in numbers.items()}
     age = _whole(ages)
     if len(age) >= NO_RANK:
         raise MalmoiError(f"dedup: {len(age):,} documents, and {NO_RANK:,} and more have no 32-bit ordinal")
     active = np.concatenate([~twice, np.full(len(age) - new, True)])
     there = slice(None) if active.all() else np.flatnonzero(active)
-    places = rank({name: whole[name][there] for name in whole}, codes[there], dedup.prefer)
+    ordering = ("id_lo", "id_hi", *dedup.prefer)
+    places = rank({name: whole[name][there] for name in ordering}, codes[there], dedup.prefer)
     if indexes and dedup.policy != KEEP_BEST:
         order = np.lexsort((places, age[there]))
         places = np.empty(len(order), dtype=np.int64)
@@ -129,31 +131,30 @@ def _whole(pieces: list[np.ndarray]) -> np.ndarray:
 def deduplicate(session: Session, keys: Keys, people: People, tag: str = "") -> Found:
     """Survivors over all documents; `tag`: begins the names of all files on the way."""
     dedup, minhash = session.plan.recipe.dedup, session.plan.keys.minhash
-    there = np.flatnonzero(people.active)
     copy_of = np.full(people.total, -1, dtype=np.int64)
     if dedup.exact.enabled:
-        lo, hi = people.exact
-        groups = exact_groups(lo[there], hi[there], people.rank[there].astype(np.int64))
-        copy_of[there] = np.where(groups < 0, -1, there[groups])
-    survivor = np.full(people.total, -1, dtype=np.int64)
-    similarity = np.full(people.total, np.nan, dtype=np.float32)
-    found = Found(people, survivor, similarity, np.zeros(people.total, np.int8))
+        copy_of = exact_groups(*people.exact, people.rank, people.active)
+    found, left, counts, near = np.empty(0, FOUND), 0, {}, np.empty(0, EDGE)
     if minhash is not None:
-        ranks = np.where(copy_of < 0, people.rank, np.uint32(NO_RANK)).astype("<u4")
+        ranks = np.where(copy_of < 0, people.rank, np.uint32(NO_RANK)).astype("<u4", copy=False)
         pieces = _groups(keys, people)
         layout = replace(_layout(session, keys, people, ranks != NO_RANK, pieces), tag=tag)
-        session.folder.write_bytes(layout.ranks, ranks.tobytes())
-        found = _Rounds(session, layout, pieces, people, ranks, copy_of < 0).run()
-    survivor, similarity, kind = compose(copy_of, found.survivor, found.similarity)
-    return replace(found, survivor=survivor, similarity=similarity, kind=kind)
+        session.folder.write_bytes(layout.ranks, ranks.view(np.uint8).data)
+        rounds = _Rounds(session, layout, pieces, people, ranks, copy_of < 0)
+        found, left = rounds.run()
+        counts, near = rounds.counts(left), rounds.nearest
+    survivor = np.full(people.total, -1, dtype=np.int64)
+    similarity = np.full(people.total, np.nan, dtype=np.float32)
+    survivor[found["document"]], similarity[found["document"]] = found["survivor"], found["similarity"]
+    return Found(people, *compose(copy_of, survivor, similarity), counts, near, left)
 
 
 def _groups(keys: Keys, people: People) -> list[tuple[Piece, ...]]:
     """The pieces that one job works on each."""
     parts = len(keys.first) - 1
     files = [*range(parts), *people.saved]
-    text = np.concatenate([[0], np.cumsum(keys.numbers["text_bytes"])])
-    text_before = text[np.minimum(people.first, people.new)].tolist()
+    text_before = list(accumulate(keys.text_of_parts(), initial=0))
+    text_before += [text_before[-1]] * len(people.saved)
     groups: list[tuple[Piece, ...]] = []
     begin = 0
     for end in range(1, len(people.first)):
@@ -175,7 +176,7 @@ def _layout(
     minhash = plan.keys.minhash
     assert minhash is not None
     rows = int(there.sum()) * minhash.bands
-    text = int(keys.numbers["text_bytes"][there[: people.new]].sum())
+    text = int(keys.numbers["text_bytes"].sum(where=there[: people.new], dtype=np.int64))
     auto = max(1, -(-rows // ROWS_PER_PARTITION), -(-text // TEXT_PER_PARTITION))
     return Layout(
         starts=(*(pieces[0].first for pieces in groups), people.total),
@@ -236,8 +237,8 @@ class _Rounds:
     def _step(self, name: str, work: Callable[..., Counts], steps: list[Step]) -> list[Counts]:
         return self.jobs([Job(STAGE, self.layout.name(x.round, name, x.index), work, x) for x in steps])
 
-    def run(self) -> Found:
-        """All rounds: until no pair is left to compare, or MAX_ROUNDS."""
+    def run(self) -> tuple[np.ndarray, int]:
+        """All rounds: until no pair is left to compare, or MAX_ROUNDS. FOUND, and how many pairs are left."""
         layout, folder = self.layout, self.session.folder
         everything = range(layout.partitions)
         found = np.empty(0, FOUND)
@@ -268,7 +269,7 @@ class _Rounds:
                 counts = self.step(round_, "pairs", pair_partition, large)
                 left = self._unique_pairs(round_, large) if round_ == MAX_ROUNDS else 0
                 left = left or sum(one["pairs"] for one in counts)
-        return self._found(found, left)
+        return found, left
 
     def _unique_pairs(self, round_: int, large: tuple[int, ...]) -> int:
         """What a further round would have compared."""
@@ -290,12 +291,9 @@ class _Rounds:
         edges = joined(read_buckets(self.session.folder, names, 0, EDGE), EDGE)
         return settle(edges, self.ranks.__getitem__, self.layout.minhash.threshold)
 
-    def _found(self, found: np.ndarray, left: int) -> Found:
-        total = self.people.total
-        survivor = np.full(total, -1, dtype=np.int64)
-        similarity = np.full(total, np.nan, dtype=np.float32)
-        survivor[found["document"]], similarity[found["document"]] = found["survivor"], found["similarity"]
-        counts = {
+    def counts(self, left: int) -> dict[str, Any]:
+        """For the record."""
+        return {
             "verified": self.verified,
             "removed": self.removed,
             "left": left,
@@ -305,5 +303,3 @@ class _Rounds:
             "partitions": self.layout.partitions,
             "shuffled_bytes": self.moved,
         }
-        kind = np.where(survivor < 0, 0, FUZZY).astype(np.int8)
-        return Found(self.people, survivor, similarity, kind, counts, self.nearest, left)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .keys import Coded, Keys
+from .keys import Coded, Keys, blocks
 
 
 def group_counts(keys: Keys, unique: np.ndarray, copies: np.ndarray) -> dict[str, dict[str, dict[str, Any]]]:
@@ -18,26 +18,32 @@ def group_counts(keys: Keys, unique: np.ndarray, copies: np.ndarray) -> dict[str
 
 
 def _counts(coded: Coded, keys: Keys, unique: np.ndarray, copies: np.ndarray) -> dict[str, dict[str, Any]]:
-    size = len(coded.names)
-    text_bytes, tokens = keys.numbers["text_bytes"], keys.numbers["tokens"]
-
-    def total(weights: np.ndarray) -> list[int]:
-        sums = np.zeros(size, dtype=np.int64)
-        np.add.at(sums, coded.codes, weights.astype(np.int64))  # integers: float weights would round
-        return [int(value) for value in sums]
-
-    counted = bool((tokens >= 0).all()) and len(tokens) > 0
-    columns = {
-        "kept": total(np.ones(keys.num_docs)),
-        "unique": total(unique),
-        "unique_bytes": total(unique * text_bytes),
-        "unique_tokens": total(unique * tokens) if counted else [None] * size,
-        "documents": total(copies > 0),
-        "rows": total(copies),
-        "text_bytes": total(copies * text_bytes),
-        "tokens": total(copies * tokens) if counted else [None] * size,
-    }
+    size, counted = len(coded.names), _counted(keys)
+    columns: dict[str, Any] = {}
+    for block in blocks(keys.num_docs):
+        codes, stays, often = coded.codes[block], unique[block], copies[block].astype(np.int64)
+        text, tokens = (keys.numbers[name][block].astype(np.int64) for name in ("text_bytes", "tokens"))
+        weights = {
+            "kept": np.ones(len(codes), dtype=np.int64),
+            "unique": stays.astype(np.int64),
+            "unique_bytes": stays * text,
+            "unique_tokens": stays * tokens,
+            "documents": (often > 0).astype(np.int64),
+            "rows": often,
+            "text_bytes": often * text,
+            "tokens": often * tokens,
+        }
+        for name, weight in weights.items():
+            sums = columns.setdefault(name, np.zeros(size, dtype=np.int64))
+            np.add.at(sums, codes, weight)  # integers: float weights would round
+    lists = {name: sums.tolist() for name, sums in columns.items()}
+    if not counted:
+        lists |= {name: [None] * size for name in ("unique_tokens", "tokens")}
     return {
-        name: {key: values[index] for key, values in columns.items()}
-        for index, name in enumerate(coded.names)
+        name: {key: values[index] for key, values in lists.items()} for index, name in enumerate(coded.names)
     }
+
+
+def _counted(keys: Keys) -> bool:
+    tokens = keys.numbers["tokens"]
+    return len(tokens) > 0 and int(tokens.min()) >= 0

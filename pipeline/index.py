@@ -65,7 +65,7 @@ def save_index(session: Session, keys: Keys) -> list[list[Any]]:
     """Write the index; [name, bytes, hash, rows] of each of its files."""
     plan, folder = session.plan, session.folder
     parts, minhash = plan.num_parts, plan.keys.minhash
-    text = int(keys.numbers["text_bytes"].sum())
+    text = int(keys.numbers["text_bytes"].sum(dtype=np.int64))
     num = max(1, -(-keys.num_docs // SHARD_DOCUMENTS), -(-text // SHARD_TEXT))
     works = [IndexWork(part, parts, num, minhash) for part in range(parts)]
     aside = _run(session, [Job(STAGE, f"index-{part_name(w.number)}-of-{num}", _set_aside, w) for w in works])

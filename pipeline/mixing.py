@@ -9,7 +9,7 @@ import numpy as np
 from malmoi.operators.mixture import plan_mixture, repetitions
 
 from .errors import RecipeError
-from .keys import Keys
+from .keys import Keys, blocks
 from .recipe import Mixture
 from .scatter import order_key
 
@@ -26,16 +26,12 @@ class Mixed:
 
 
 def mix(mixture: Mixture, seed: int, keys: Keys, unique: np.ndarray) -> Mixed:
-    """Plan the mixture over the `unique` documents (int64 ordinals) and choose from them.
+    """Plan the mixture over the `unique` documents (bool [documents]) and choose from them.
 
     Raises RecipeError where the recipe's weights do not fit the groups that are there.
     """
     groups = keys.names["group"]
-    codes = groups.codes[unique]
-    sizes = _sizes(mixture, keys)[unique]
-    documents = np.bincount(codes, minlength=len(groups.names))
-    totals = np.zeros(len(groups.names), dtype=np.int64)
-    np.add.at(totals, codes, sizes)
+    documents, totals = _totals(mixture, keys, unique)
     given = mixture.method == "given"
     there = np.arange(len(groups.names)) if given else np.flatnonzero(documents)
     names = [groups.names[code] for code in there]
@@ -56,19 +52,41 @@ def mix(mixture: Mixture, seed: int, keys: Keys, unique: np.ndarray) -> Mixed:
         raise RecipeError(f"mixture by {mixture.by}: {error}") from error
     targets = np.zeros(len(groups.names), dtype=np.int64)
     targets[there] = [group.target for group in plan.groups[: len(there)]]
-    id_lo, id_hi = (keys.numbers[name][unique] for name in ("id_lo", "id_hi"))
-    order = order_key(id_lo, id_hi, np.zeros(len(unique), dtype=np.int64), (seed + _SALT) % 2**64)
-    quality = keys.numbers["quality"][unique] if mixture.choose == "quality" else None
-    copies = np.zeros(keys.num_docs, dtype=np.int32)
     everything = (
         mixture.method == "as_is" and mixture.budget is None
     )  # also where a group has no bytes at all
-    copies[unique] = 1 if everything else repetitions(codes, sizes, targets, order, quality)
+    copies = unique.astype(np.int32) if everything else _choose(mixture, seed, keys, unique, targets)
     shares = {} if mixture.method == "as_is" else {group.name: group.share for group in plan.groups}
     notes += plan.shortfalls
     if plan.limited_by:
         notes.append(f"{plan.limited_by} ran out first, at {mixture.max_epochs:g} epochs, and set the total")
     return Mixed(copies, shares, tuple(notes))
+
+
+def _totals(mixture: Mixture, keys: Keys, unique: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Documents and size of each group, int64 [groups]."""
+    groups, sizes = keys.names["group"], _sizes(mixture, keys)
+    documents, totals = (np.zeros(len(groups.names), dtype=np.int64) for _ in range(2))
+    for block in blocks(keys.num_docs):
+        codes = groups.codes[block][unique[block]]
+        documents += np.bincount(codes, minlength=len(documents))
+        np.add.at(totals, codes, sizes[block][unique[block]])
+    return documents, totals
+
+
+def _choose(mixture: Mixture, seed: int, keys: Keys, unique: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """copies: int32 [documents]."""
+    order = np.empty(np.count_nonzero(unique), dtype=np.uint64)
+    done = 0
+    for block in blocks(keys.num_docs):
+        lo, hi = (keys.numbers[name][block][unique[block]] for name in ("id_lo", "id_hi"))
+        order[done : done + len(lo)] = order_key(lo, hi, np.zeros(len(lo), np.int64), (seed + _SALT) % 2**64)
+        done += len(lo)
+    quality = keys.numbers["quality"][unique] if mixture.choose == "quality" else None
+    codes, sizes = keys.names["group"].codes[unique], _sizes(mixture, keys)[unique]
+    copies = np.zeros(keys.num_docs, dtype=np.int32)
+    copies[unique] = repetitions(codes, sizes, targets, order, quality)
+    return copies
 
 
 def _weights(
@@ -89,5 +107,5 @@ def _weights(
 
 def _sizes(mixture: Mixture, keys: Keys) -> np.ndarray:
     if mixture.unit == "documents":
-        return np.ones(keys.num_docs, dtype=np.int64)
+        return np.broadcast_to(np.int64(1), keys.num_docs)
     return keys.numbers["text_bytes" if mixture.unit == "bytes" else "tokens"]

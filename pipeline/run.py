@@ -224,7 +224,7 @@ def _stages(session: Session) -> Manifest:
     begin, counted = time.perf_counter(), session.seconds.get("total", 0.0)
     if session.log is not None:
         session.log.stage_start("decide", 1)
-    decided = decide.decide(session)
+    decided = decide.decide(session, [one["kept"] for one in filtered])
     verifying = session.seconds.get("total", 0.0) - counted
     session.took("decide", time.perf_counter() - begin - verifying)
     schema = corpus_schema(plan.documents, plan.extras.names, signals=plan.recipe.write.signals)

@@ -26,7 +26,7 @@ from malmoi.operators.diversity import (
 from malmoi.operators.exact import id_hash
 
 from .engine import Counts
-from .keys import Coded, Keys
+from .keys import Coded, Keys, blocks
 from .storage import READERS, Folder, in_parallel
 from .written import FileRecord, hash_file
 
@@ -142,17 +142,18 @@ def _hex(value: int) -> str:
     return f"{value:016x}"
 
 
-def group_figures(keys: Keys, copies: np.ndarray) -> dict[str, float | None]:
-    """Effective number of sources and languages by bytes of text; `copies`: int [documents]."""
-    sizes = keys.numbers["text_bytes"] * copies
+def group_figures(keys: Keys, copies: np.ndarray | None = None) -> dict[str, float | None]:
+    """Effective number of sources and languages by bytes of text; `copies`: int [documents], None: each once."""
     found = {}
     for kind, label in (("source", "effective_sources"), ("language", "effective_languages")):
         coded: Coded = keys.names[kind]
         if coded.names in ((), ("",)):
             continue
         documents, totals = np.zeros(len(coded.names)), np.zeros(len(coded.names))
-        np.add.at(documents, coded.codes, copies)
-        np.add.at(totals, coded.codes, sizes)
+        for block in blocks(keys.num_docs):
+            often = np.ones(1, dtype=np.int64) if copies is None else copies[block].astype(np.int64)
+            np.add.at(documents, coded.codes[block], often)
+            np.add.at(totals, coded.codes[block], keys.numbers["text_bytes"][block] * often)
         found[label] = _number(group_diversity(documents.tolist(), totals.tolist()).by_size)
     return found
 

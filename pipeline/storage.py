@@ -184,7 +184,7 @@ class Folder:
         with self.open(name) as file:
             return file.read()
 
-    def write_bytes(self, name: str, data: bytes) -> None:
+    def write_bytes(self, name: str, data: bytes | memoryview) -> None:
         with self.create(name) as file:
             file.write(data)
 

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from malmoi.operators import survivors as survivors_module
 from malmoi.operators.candidates import band_rows, candidates, pack, unpack
 from malmoi.operators.survivors import (
     EXACT,
@@ -125,8 +126,42 @@ def test_exact_groups_keep_the_best_of_equal_hashes_only():
     lo = np.array([7, 7, 7, 8, 7, 9, 9], dtype=np.uint64)
     hi = np.array([1, 1, 2, 1, 1, 5, 5], dtype=np.uint64)
     assert exact_groups(lo, hi, np.array([5, 3, 0, 1, 4, 2, 6])).tolist() == [1, -1, -1, -1, 1, -1, 5]
+    assert exact_groups(lo, hi).tolist() == [-1, 0, -1, -1, 0, -1, 5]
+    active = np.array([True, False, True, True, True, False, True])
+    assert exact_groups(lo, hi, active=active).tolist() == [-1, -1, -1, -1, 0, -1, -1]
     empty = np.empty(0, dtype=np.uint64)
     assert exact_groups(empty, empty, np.empty(0, np.int64)).tolist() == []
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(0, 300), st.integers(1, 40))
+def test_order_and_groups_are_those_of_plain_sorting(seed, n, at_once):
+    """However few documents are sorted together, and in however few bits their numbers are."""
+    chance = np.random.default_rng(seed)
+    lo = chance.integers(0, 2**64, max(n, 1), dtype=np.uint64)[chance.integers(0, max(n // 2, 1), n)]
+    hi, active = chance.integers(0, 2, n).astype(np.uint64), chance.random(n) < 0.7
+    numbers = {
+        "quality": chance.choice([0.0, 1.0, np.nan], n),
+        "length": chance.integers(-3, 3, n).astype(chance.choice([np.int8, np.int64])),
+        "priority": np.broadcast_to(np.int8(2), n),
+        "id_lo": lo,
+        "id_hi": hi,
+    }
+    source = chance.integers(0, 2, n)
+    quality = np.where(np.isnan(numbers["quality"]), -np.inf, numbers["quality"])
+    rows = zip(
+        -quality, -numbers["length"].astype(int), source, hi.tolist(), lo.tolist(), range(n), strict=True
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(survivors_module, "_AT_ONCE", at_once)
+        places = rank(numbers, source)
+        groups = exact_groups(lo, hi, places, active)
+    assert [row[-1] for row in sorted(rows)] == np.argsort(places).tolist()
+    expected = np.full(n, -1)
+    for key in {(lo[i], hi[i]) for i in range(n)}:
+        same = [i for i in np.argsort(places) if (lo[i], hi[i]) == key and active[i]]
+        expected[same[1:]] = same[:1] * (len(same) - 1)
+    assert groups.tolist() == expected.tolist()
 
 
 @settings(max_examples=200, deadline=None)

@@ -186,6 +186,7 @@ def evaluate(settings: EvaluateSettings, console: Console) -> dict[str, Any]:
         )
     confined = confinement() if codes else {}
     place = _place(settings)
+    folder, name = _target(place, settings.out)
     file = tokenizer_file(place, settings.tokenizer)
     tokenizer = load_tokenizer(file, place)
     window = check_sizes(place, tokenizer, settings.window)
@@ -200,8 +201,8 @@ def evaluate(settings: EvaluateSettings, console: Console) -> dict[str, Any]:
         pool, run = Local(load(place), tokenizer, window), run_programs
     report |= _figures(work, pool, tokenizer, settings, run)
     rounded: dict[str, Any] = round_figures(report)
-    target = _write(place, settings.out, rounded)
-    print_report(rounded, confined, target, console)
+    folder.write_bytes(name, report_text(rounded).encode())
+    print_report(rounded, confined, folder.join(name), console)
     return rounded
 
 
@@ -296,11 +297,18 @@ def report_text(report: dict[str, Any]) -> str:
     return json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _write(place: Place, out: str | None, report: dict[str, Any]) -> str:
+def _target(place: Place, out: str | None) -> tuple[Folder, str]:
+    """Folder and name of the report. RecipeError, StorageError: it could not be written, told before the work."""
     if out is None:
         folder, name = Folder(place.folder), REPORT
     else:
         above, _, name = out.rpartition("/")
         folder = Folder(above or ("/" if out.startswith("/") else "."))
-    folder.write_bytes(name, report_text(report).encode())
-    return folder.join(name)
+    if not name or Path(folder.join(name)).is_dir():
+        raise RecipeError(f"--out {out}: a folder; name a file in it, such as {folder.join(name)}/{REPORT}")
+    probe = (
+        f"{name}.check"  # beside it, so that a report of an earlier evaluation stays until there is another
+    )
+    folder.write_bytes(probe, b"")
+    folder.remove(probe)
+    return folder, name

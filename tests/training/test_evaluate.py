@@ -228,6 +228,24 @@ def test_options_are_checked_first(change, message):
         EvaluateSettings(**{"model": "m", "heldout": ("h",), **change})
 
 
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [
+        ("there", r"there: a folder; name a file in it, such as .*there/evaluation\.json"),
+        ("there/", r"there/: a folder"),
+        ("file/report.json", "file/report.json"),
+    ],
+)
+def test_a_report_that_cannot_be_written_is_told_before_the_work(
+    folder, given, tmp_path, monkeypatch, out, message
+):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr("malmoi.training.evaluate.plan_work", None)
+    with pytest.raises(MalmoiError, match=message):
+        run(EvaluateSettings(str(folder), heldout=given["heldout"], out=f"{tmp_path}/{out}"))
+
+
 def test_a_gpu_that_is_not_there(folder, given, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ResourceError, match="--device=cuda, but torch finds no CUDA device"):

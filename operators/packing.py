@@ -96,7 +96,8 @@ def best_fit(
     """Rows of whole examples; `pack=False` gives each its own row.
 
     Every example must have 1 to `seq_len` tokens (ValueError). Within a row longer ones come first; rows are
-    in the order in which they were opened. O(n log seq_len).
+    in the order of their first examples in the input, so that the last rows, which training may hold out, are
+    no shorter than others. O(n log seq_len).
     """
     lengths = np.diff(offsets)
     if len(lengths) and not 1 <= lengths.min() <= lengths.max() <= seq_len:
@@ -106,6 +107,7 @@ def best_fit(
     place = np.zeros(len(lengths), np.int64)
     if pack:
         _best_fit(lengths[order], seq_len, row, place)
+        row = np.argsort(np.argsort(order[place == 0]))[row]  # a row is opened by the example at its place 0
     rows = int(row.max(initial=-1)) + 1
     sequence = np.lexsort((place, row))  # by row, then by place
     picked, row, place = order[sequence], row[sequence], place[sequence]

@@ -257,14 +257,17 @@ def _joined(table: pa.Table, pieces: Sequence[_Piece]) -> pa.Array:
 def _with_eos(
     runs: list[tuple[bool, Ints, Offsets]], eos: int, rows: int
 ) -> list[tuple[bool, Ints, Offsets]]:
-    """eos after the last trained run, for examples whose last answer has none; what follows is cut off."""
-    last = max(i for i, run in enumerate(runs) if run[0])
-    has = np.zeros(rows, np.bool_)
-    for trained, ids, offsets in runs:
-        if trained:
-            has = np.where(np.diff(offsets) > 0, _sums(ids == eos, offsets) > 0, has)
+    """eos after the last answer of each example, unless that has one; what follows it is left out."""
+    answered, has = np.zeros(rows, np.bool_), np.zeros(rows, np.bool_)
+    kept = []
+    for trained, ids, offsets in reversed(runs):
+        lengths = np.diff(offsets)
+        last = trained & (lengths > 0) & ~answered
+        answered |= last
+        has |= last & (_sums(ids == eos, offsets) > 0)
+        kept.append((trained, ids[np.repeat(answered, lengths)], _offsets(np.where(answered, lengths, 0))))
     end = (True, np.full(int((~has).sum()), eos, np.int32), _offsets(~has))
-    return [*runs[: last + 1], end]
+    return [*reversed(kept), end]
 
 
 def _interleave(runs: Sequence[tuple[bool, Ints, Offsets]], rows: int) -> Encoded:

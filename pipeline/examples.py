@@ -87,11 +87,15 @@ def read_examples(
 
 
 def check_columns(files: Sequence[InputFile], wanted: Sequence[str], options: Mapping[str, Any]) -> None:
-    """SourceError where the first file lacks a column (JSON Lines: its first 64 lines do)."""
-    there = _names(files[0], options)
+    """SourceError where the first file that has records lacks a column (JSON Lines: its first 64 lines do)."""
+    for file in files:
+        if there := _names(file, options):
+            break
+    else:
+        return
     for name in wanted:
         if name not in there:
-            raise SourceError(f"{files[0].url}: no column {name!r}{did_you_mean(name, there)}")
+            raise SourceError(f"{file.url}: no column {name!r}{did_you_mean(name, there)}")
 
 
 def _names(file: InputFile, options: Mapping[str, Any]) -> list[str]:

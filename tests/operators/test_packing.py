@@ -96,6 +96,7 @@ def test_best_fit(case):
     assert (flat_labels[flat == PAD] == IGNORE).all()
     assert (flat_labels[flat != PAD] == np.where(flat % 3 == 0, IGNORE, flat)[flat != PAD]).all()
     assert rows.fill == (len(ids) / flat.size if flat.size else 1.0)
+    assert (np.diff(rows.input_ids[:, 0]) > 0).all(), "rows are in the order of their first examples"
     rooms = sorted((rows.input_ids == PAD).sum(axis=1).tolist())
     assert rooms == slow_best_fit(lengths, seq_len)
     whole = {tuple(ids[a:b].tolist()) for a, b in itertools.pairwise(offsets)}

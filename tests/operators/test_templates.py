@@ -294,3 +294,18 @@ def test_eos_ends_the_last_answer_although_an_earlier_one_has_it(encoder):
     made = encode_segments(table(rows), Template("two", segments), encoder)
     assert made.ids[-1] == encoder.eos_id
     assert made.labels[-1] == encoder.eos_id
+
+
+def test_eos_ends_each_example_where_its_own_last_answer_ends(encoder):
+    """A second answer that only some examples have: without it, nothing is learned behind the first one."""
+    segments = (
+        Segment("{q}"),
+        Segment(" {a}", trained=True),
+        Segment(" why? "),
+        Segment("{b}", trained=True, when="b"),
+        Segment("\n"),
+    )
+    rows = [{"q": "가", "a": "나"}, {"q": "가", "a": "나", "b": "다"}, {"q": "가"}]
+    made = encode_segments(table(rows), Template("two", segments), encoder)
+    want = [("가", " 나<|eos|>"), ("가 why? ", " 나다<|eos|>"), ("", "")]
+    assert shown(made, encoder) == want

@@ -325,6 +325,17 @@ def test_inputs_that_cannot_be(tmp_path, tiny_tokenizer, demo):
         run(tmp_path / "run", tmp_path / "out", tiny_tokenizer)
 
 
+def test_a_first_file_that_shows_no_columns(tmp_path, tiny_tokenizer):
+    """One without records, and one whose first record is longer than what is looked at."""
+    write(tmp_path / "in/a.jsonl", [])
+    write(tmp_path / "in/b.jsonl.zst", [{"text": "말모이 " * 200_000}])
+    write(tmp_path / "in/c.jsonl", [{"text": "사전"}])
+    assert run(tmp_path / "in", tmp_path / "out", tiny_tokenizer, seq_len=512).book.documents == 2
+    write(tmp_path / "in/c.jsonl", [{"body": "사전"}])
+    with pytest.raises(SourceError, match=r"c\.jsonl: no column 'text'; known: body"):
+        run(tmp_path / "in", tmp_path / "other", tiny_tokenizer)
+
+
 def test_what_changed_meanwhile(tmp_path, tiny_tokenizer, demo, rows):
     shutil.copytree(demo.path, tmp_path / "run")
     shard = tmp_path / "run" / demo.manifest.corpus[1].path

@@ -1,6 +1,6 @@
 """Deduplication of a run: exact copies from the keys, near-duplicates by jobs over partitions of their bands.
 
-The process that leads the run holds some 100 bytes a document at most (hashes, rank, verdict) and the pairs at or above
+The process that leads the run holds some 90 bytes a document at most (hashes, rank, verdict) and the pairs at or above
 the threshold; bands, candidates, signatures and shingle sets stay in the jobs of `shuffle`. Where the pairs are
 more than `MAX_EDGES`, it holds the verdicts only, and `clusters` settles them apart.
 """

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .keys import Coded, Keys, blocks
+from .keys import Coded, Keys, add_by, blocks
 
 
 def group_counts(keys: Keys, unique: np.ndarray, copies: np.ndarray) -> dict[str, dict[str, dict[str, Any]]]:
@@ -35,7 +35,7 @@ def _counts(coded: Coded, keys: Keys, unique: np.ndarray, copies: np.ndarray) ->
         }
         for name, weight in weights.items():
             sums = columns.setdefault(name, np.zeros(size, dtype=np.int64))
-            np.add.at(sums, codes, weight)  # integers: float weights would round
+            add_by(sums, codes, weight)
     lists = {name: sums.tolist() for name, sums in columns.items()}
     if not counted:
         lists |= {name: [None] * size for name in ("unique_tokens", "tokens")}

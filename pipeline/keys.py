@@ -60,6 +60,14 @@ def blocks(count: int) -> Iterator[slice]:
     return (slice(start, min(start + _BLOCK, count)) for start in range(0, count, _BLOCK))
 
 
+def add_by(sums: np.ndarray, codes: np.ndarray, weights: np.ndarray) -> None:
+    """Add each weight to the sum of its code. Integers stay exact, which they would not as weights of `bincount`."""
+    if len(sums) == 1:
+        sums += weights.sum()
+    else:
+        np.add.at(sums, codes, weights)
+
+
 class Filling:
     """An array of `count` values that come piece by piece: one value as long as all are the same, integers of as few
     bits as hold them."""

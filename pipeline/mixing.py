@@ -9,7 +9,7 @@ import numpy as np
 from malmoi.operators.mixture import plan_mixture, repetitions
 
 from .errors import RecipeError
-from .keys import Keys, blocks
+from .keys import Keys, add_by, blocks
 from .recipe import Mixture
 from .scatter import order_key
 
@@ -70,7 +70,7 @@ def _totals(mixture: Mixture, keys: Keys, unique: np.ndarray) -> tuple[np.ndarra
     for block in blocks(keys.num_docs):
         codes = groups.codes[block][unique[block]]
         documents += np.bincount(codes, minlength=len(documents))
-        np.add.at(totals, codes, sizes[block][unique[block]])
+        add_by(totals, codes, sizes[block][unique[block]].astype(np.int64))
     return documents, totals
 
 

@@ -26,7 +26,7 @@ from malmoi.operators.diversity import (
 from malmoi.operators.exact import id_hash
 
 from .engine import Counts
-from .keys import Coded, Keys, blocks
+from .keys import Coded, Keys, add_by, blocks
 from .storage import READERS, Folder, in_parallel
 from .written import FileRecord, hash_file
 
@@ -151,9 +151,10 @@ def group_figures(keys: Keys, copies: np.ndarray | None = None) -> dict[str, flo
             continue
         documents, totals = np.zeros(len(coded.names)), np.zeros(len(coded.names))
         for block in blocks(keys.num_docs):
-            often = np.ones(1, dtype=np.int64) if copies is None else copies[block].astype(np.int64)
-            np.add.at(documents, coded.codes[block], often)
-            np.add.at(totals, coded.codes[block], keys.numbers["text_bytes"][block] * often)
+            sizes = keys.numbers["text_bytes"][block].astype(np.int64)
+            often = np.ones_like(sizes) if copies is None else copies[block].astype(np.int64)
+            add_by(documents, coded.codes[block], often)
+            add_by(totals, coded.codes[block], sizes * often)
         found[label] = _number(group_diversity(documents.tolist(), totals.tolist()).by_size)
     return found
 

@@ -41,6 +41,8 @@ def check_buildable(model: ModelSettings, method: MethodSettings, *, vocab_size:
             f"{_name(model)}: has {have:,} token embeddings, but the rows hold ids up to {vocab_size - 1:,}; "
             "tokenize with the model's own tokenizer"
         )
+    if config.get("final_logit_softcapping"):
+        raise RecipeError(f"{_name(model)}: caps its logits (final_logit_softcapping), which the loss does not")
     _check_method(_name(model), family, config, method)
     _check_attention(_name(model), config, model.attention)
     return family

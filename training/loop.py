@@ -191,7 +191,7 @@ def train_step(trainer: Trainer, step: int) -> tuple[Tensor, Tensor]:
 
 
 def heldout_loss(trainer: Trainer) -> float:
-    """Mean nats a token over the first `evaluate_rows` held-out rows; the same rows every time."""
+    """Mean nats a token over `evaluate_rows` of the held-out rows, chosen by the seed; the same every time."""
     assert trainer.heldout is not None
     trainer.heldout.seek(0)
     batches = trainer.heldout.next()

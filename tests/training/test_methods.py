@@ -261,6 +261,9 @@ def test_errors_before_anything_loads(folders, tmp_path, monkeypatch):
     )
     (llama / "config.json").write_text(json.dumps({**config, "model_type": "mistral", "sliding_window": 8}))
     assert "sliding window" in error(llama, attention="packed")
+    capped = {**config, "model_type": "gemma3_text", "final_logit_softcapping": 30.0}
+    (llama / "config.json").write_text(json.dumps(capped))
+    assert "caps its logits" in error(llama)
 
 
 def test_a_weight_that_no_file_holds(folders, tmp_path):

@@ -294,9 +294,7 @@ def _loop(
         logs = step % recipe.log.every_steps == 0 or ends
         saves = step % recipe.checkpoint.every_steps == 0 or ends
         every = recipe.data.evaluate_every
-        evaluates = trainer.heldout is not None and (
-            (every is not None and step % every == 0) or ends or (saves and recipe.checkpoint.keep_best > 0)
-        )
+        evaluates = trainer.heldout is not None and (saves or (every is not None and step % every == 0))
         if logs or saves or evaluates:
             first = step - len(pending)
             loss, norm = _read_back(pending, first, parallel, store)

@@ -167,6 +167,19 @@ def test_held_out_loss_best_checkpoints_and_records(text_rows, tmp_path):
     assert record["data_hash"] == make_plan(given).data_hash
 
 
+def test_the_held_out_loss_of_a_checkpoint_is_its_own(text_rows, tmp_path):
+    """Also where measurements and checkpoints fall on different steps, and none is kept for being the best."""
+    run_local(
+        recipe(
+            text_rows, tmp_path, steps=7, checkpoint={"every_steps": 2, "keep_last": 9},
+            data={"path": text_rows, "holdout": 0.2, "evaluate_every": 5},
+        )
+    )  # fmt: skip
+    logged = dict(zip((2, 4, 5, 6, 7), lines(tmp_path, "heldout_loss"), strict=True))
+    states = map(checkpoint.read_state, checkpoint.complete_checkpoints(tmp_path))
+    assert {x.step: x.heldout_loss for x in states} == {step: logged[step] for step in (2, 4, 6, 7)}
+
+
 def test_a_finished_run_says_so_and_another_recipe_is_refused(text_rows, tmp_path, capsys):
     run_local(recipe(text_rows, tmp_path, steps=2))
     assert run_local(recipe(text_rows, tmp_path, steps=2)) is None

@@ -42,7 +42,9 @@ def check_buildable(model: ModelSettings, method: MethodSettings, *, vocab_size:
             "tokenize with the model's own tokenizer"
         )
     if config.get("final_logit_softcapping"):
-        raise RecipeError(f"{_name(model)}: caps its logits (final_logit_softcapping), which the loss does not")
+        raise RecipeError(
+            f"{_name(model)}: caps its logits (final_logit_softcapping), which the loss does not"
+        )
     _check_method(_name(model), family, config, method)
     _check_attention(_name(model), config, model.attention)
     return family

@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from itertools import pairwise
 
 import numpy as np
 
@@ -77,19 +78,25 @@ def _pread(handle: int, start: int, stop: int) -> bytes:
 
 def read_bucket(folder: Folder, name: str, partition: int, dtype: np.dtype) -> np.ndarray:
     """The rows of one partition; MalmoiError where the file is not whole."""
-    place = 16 + 8 * partition
+    return read_span(folder, name, partition, 1, dtype)[0]
+
+
+def read_span(folder: Folder, name: str, first: int, count: int, dtype: np.dtype) -> list[np.ndarray]:
+    """The rows of each of `count` partitions from `first` on; MalmoiError where the file is not whole."""
+    place, index_bytes = 16 + 8 * first, 8 * (count + 1)
     try:
         with _ranges(folder, name) as read:
             # One request more, and not the places of all partitions before this one.
             apart = folder.is_local or place > HEAD_BYTES
-            head = read(0, 16) + read(place, place + 16) if apart else read(0, place + 16)
-            if len(head) != (32 if apart else place + 16):
-                raise MalmoiError(f"{folder.join(name)}: not a bucket file of partition {partition}")
+            head = read(0, 16) + read(place, place + index_bytes) if apart else read(0, place + index_bytes)
+            if len(head) != (16 if apart else place) + index_bytes:
+                raise MalmoiError(f"{folder.join(name)}: not a bucket file of partition {first}")
             [partitions] = np.frombuffer(head[8:16], "<u8").tolist()
-            if head[:8] != MAGIC or not partition < partitions:
-                raise MalmoiError(f"{folder.join(name)}: not a bucket file of partition {partition}")
+            if head[:8] != MAGIC or not first + count <= partitions:
+                raise MalmoiError(f"{folder.join(name)}: not a bucket file of partition {first}")
             data = 8 + 8 * (partitions + 2)
-            start, stop = (data + row * dtype.itemsize for row in np.frombuffer(head[-16:], "<u8").tolist())
+            ends = np.frombuffer(head[-index_bytes:], "<u8").astype(np.int64)
+            start, stop = (data + int(row) * dtype.itemsize for row in (ends[0], ends[-1]))
             rows = np.frombuffer(read(start, stop), dtype)
         if len(rows) * dtype.itemsize != stop - start:
             raise MalmoiError(f"{folder.join(name)}: ends early")
@@ -97,7 +104,26 @@ def read_bucket(folder: Folder, name: str, partition: int, dtype: np.dtype) -> n
         raise MalmoiError(
             f"{folder.join(name)}: cannot be read ({error}); run the same command again"
         ) from error
-    return rows
+    return [rows[i:j] for i, j in pairwise((ends - ends[0]).tolist())]
+
+
+def merge_files(folder: Folder, names: Sequence[str], merged: str) -> FileRecord:
+    """Several bucket files as one: its buckets are those of partition 0 in each of the files, in their order, then
+    those of partition 1, and so on. The files are in memory, all of them."""
+    data = [memoryview(one) for one in in_parallel(folder, folder.read_bytes, names)]
+    ends = [np.frombuffer(one, "<u8", int(np.frombuffer(one, "<u8", 1, 8)[0]) + 1, 16) for one in data]
+    starts = [16 + 8 * len(one) for one in ends]
+    width = [
+        (len(one) - start) // max(int(end[-1]), 1) for one, start, end in zip(data, starts, ends, strict=True)
+    ]
+    counts = np.stack([np.diff(one.astype(np.int64)) for one in ends], axis=1)
+    index = np.concatenate([[counts.size, 0], np.cumsum(counts.reshape(-1))]).astype("<u8")
+    with folder.create(merged) as sink:
+        sink.write(MAGIC + index.tobytes())
+        for partition, file in zip(*(places.tolist() for places in np.nonzero(counts)), strict=True):
+            first, last = ends[file][partition : partition + 2].tolist()
+            sink.write(data[file][starts[file] + first * width[file] : starts[file] + last * width[file]])
+    return hash_file(folder, merged)
 
 
 def read_whole(folder: Folder, name: str, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:

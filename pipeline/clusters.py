@@ -23,7 +23,8 @@ from .buckets import joined, of_document, read_buckets, read_range, write_bucket
 from .engine import Counts, Job
 from .errors import MalmoiError
 from .known import PAIR
-from .shuffle import EDGE, STAGE, Layout
+from .layout import STAGE, Layout
+from .shuffle import EDGE
 from .storage import Folder
 
 MAX_STARS = 60

@@ -7,7 +7,7 @@ more than `MAX_EDGES`, it holds the verdicts only, and `clusters` settles them a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
@@ -18,19 +18,15 @@ import pyarrow as pa
 from malmoi.operators.survivors import compose, exact_groups, rank
 
 from .buckets import joined, read_buckets
+from .bundles import bundle, bundles
 from .clusters import FOUND, settle, survivors_apart
 from .engine import Counts, Job, run_jobs
 from .errors import MalmoiError
 from .keys import Keys, coded
+from .layout import NO_RANK, STAGE, Layout, Piece, Saved, Step
 from .saved import NUMBERS, Index, read_saved
 from .shuffle import (
     EDGE,
-    NO_RANK,
-    STAGE,
-    Layout,
-    Piece,
-    Saved,
-    Step,
     band_group,
     compare_partition,
     fetch_group,
@@ -237,20 +233,43 @@ class _Rounds:
     def _step(self, name: str, work: Callable[..., Counts], steps: list[Step]) -> list[Counts]:
         return self.jobs([Job(STAGE, self.layout.name(x.round, name, x.index), work, x) for x in steps])
 
+    def _bundle(
+        self,
+        round_: int,
+        step: str,
+        kinds: tuple[str, ...],
+        made: Sequence[int],
+        readers: int,
+        counts: list[Counts],
+    ) -> None:
+        """Put the files of a step together where they are too many and too small for those who read them next."""
+        ends = tuple(f".{kind}" for kind in kinds)
+        size = sum(size for one in counts for name, size, _ in one["files"] if name.endswith(ends))
+        self.layout, works = bundles(self.layout, round_, step, kinds, made, readers, size)
+        if works:
+            self.jobs([Job(STAGE, work.name, bundle, work) for work in works])
+
     def run(self) -> tuple[np.ndarray, int]:
         """All rounds: until no pair is left to compare, or MAX_ROUNDS. FOUND, and how many pairs are left."""
         layout, folder = self.layout, self.session.folder
         everything = range(layout.partitions)
         found = np.empty(0, FOUND)
         away = np.zeros(self.people.total, dtype=bool)
-        self.group_step(0, "bands", band_group)
+        groups, partitions = len(layout.groups), layout.partitions
+        counts = self.group_step(0, "bands", band_group)
+        self._bundle(0, "bands", ("rows",), layout.groups, partitions, counts)
         counts = self.step(0, "pairs", pair_partition, everything)
         left = sum(one["pairs"] for one in counts)
         large = tuple(p for p, one in enumerate(counts) if one["large"])
         round_ = 0
+        self._bundle(0, "pairs", ("pairs",), everything, partitions, counts)
+        self._bundle(0, "pairs", ("documents",), large, partitions, counts)
         while left and round_ < MAX_ROUNDS:
             unique = self.step(round_, "unique", unique_partition, everything, large)
-            self.group_step(round_, "fetch", fetch_group)
+            self._bundle(round_, "unique", ("documents",), everything, groups, unique)
+            self._bundle(round_, "unique", ("known",), everything, len(large), unique)
+            fetched = self.group_step(round_, "fetch", fetch_group)
+            self._bundle(round_, "fetch", ("sets", "signatures", "ids"), layout.groups, partitions, fetched)
             compared = self.step(round_, "compare", compare_partition, everything)
             self.exact += sum(one["exact"] for one in compared)
             self.edges += sum(one["near"] for one in compared)
@@ -267,6 +286,7 @@ class _Rounds:
             if large:
                 write_open(folder, layout.open_file(round_), self.open & ~gone, away & ~gone)
                 counts = self.step(round_, "pairs", pair_partition, large)
+                self._bundle(round_, "pairs", ("pairs",), large, partitions, counts)
                 left = self._unique_pairs(round_, large) if round_ == MAX_ROUNDS else 0
                 left = left or sum(one["pairs"] for one in counts)
         return found, left

@@ -7,14 +7,14 @@ their documents: what is read grows with the pairs, not with pairs times partiti
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
 from malmoi.operators.candidates import distinct, unpack
 
-from .buckets import joined, of_document, read_bucket, read_buckets, write_buckets
-from .storage import Folder, in_parallel
+from .buckets import joined, of_document, write_buckets
+from .storage import Folder
 from .written import FileRecord
 
 PAIR = np.dtype("<u8")
@@ -28,13 +28,13 @@ def write_large(folder: Folder, name: str, documents: np.ndarray, partitions: in
 
 
 def write_known(
-    folder: Folder, name: str, pairs: np.ndarray, large: dict[int, str], index: int, partitions: int
+    folder: Folder, name: str, pairs: np.ndarray, large: Mapping[int, np.ndarray], index: int, partitions: int
 ) -> FileRecord:
     """The pairs of partition `index`, for each of the partitions with large buckets that have its document of a pair.
 
-    `large`: the files of `write_large` by partition.
+    `large`: the rows of partition `index` in the file of `write_large` of each partition.
     """
-    found = read_buckets(folder, list(large.values()), index, DOCUMENT)
+    found = list(large.values())
     documents, places = joined(found, DOCUMENT), np.repeat(list(large), [len(one) for one in found])
     order = np.argsort(documents, kind="stable")
     documents, places = documents[order], places[order]
@@ -46,8 +46,8 @@ def write_known(
     return write_buckets(folder, name, places[which], np.repeat(pairs, counts).astype(PAIR), partitions)
 
 
-def read_known(folder: Folder, names: Sequence[str], index: int, documents: np.ndarray) -> np.ndarray:
-    """The pairs both of whose documents are among `documents`, sorted."""
+def both_among(documents: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """What leaves of pairs those both of whose documents are among `documents`."""
     known = distinct(documents)
 
     def among(some: np.ndarray) -> np.ndarray:
@@ -56,10 +56,9 @@ def read_known(folder: Folder, names: Sequence[str], index: int, documents: np.n
         found: np.ndarray = known[np.minimum(np.searchsorted(known, some), len(known) - 1)] == some
         return found
 
-    def read(name: str) -> np.ndarray:
-        pairs = read_bucket(folder, name, index, PAIR)
+    def keep(pairs: np.ndarray) -> np.ndarray:
         left, right = unpack(pairs)
         kept: np.ndarray = pairs[among(left) & among(right)]
         return kept
 
-    return np.sort(joined(in_parallel(folder, read, names), PAIR))
+    return keep

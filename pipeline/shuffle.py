@@ -17,33 +17,30 @@ those of this run. What a job holds is its partition or group, never the whole.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from malmoi.operators.candidates import NO_PAIRS, bucket_pairs, by_bucket, distinct, large_rows, unpack
 from malmoi.operators.jaccard import containment, estimate, estimate_floor, jaccard, sketches
-from malmoi.operators.minhash import MinHash
 
 from .buckets import (
     joined,
     of_document,
     of_key,
     read_bucket,
-    read_buckets,
     read_range,
     write_buckets,
     write_sorted,
 )
-from .known import DOCUMENT, PAIR, read_known, write_known, write_large
+from .bundles import inputs
+from .known import DOCUMENT, PAIR, both_among, write_known, write_large
+from .layout import NO_RANK, Layout, Saved, Step
 from .saved import read_saved
 from .shards import open_parquet, part_file, read_rows
 from .storage import Folder
 
-STAGE = "verify"
-NO_RANK = 0xFFFFFFFF
 MAX_BUCKET = 64
 SIGMAS = 4.0
 NEAREST = 256
@@ -55,74 +52,6 @@ EDGE = np.dtype([("pair", "<u8"), ("similarity", "<f8")])
 SET = np.dtype([("document", "<u4"), ("size", "<u4")])
 
 _TEXT = pa.schema([("text", pa.large_string())])
-
-
-@dataclass(frozen=True)
-class Saved:
-    """A shard of the saved index of an earlier run."""
-
-    folder: Folder
-    name: str
-
-
-@dataclass(frozen=True)
-class Piece:
-    """Documents of one file, from the ordinal `first` to `end`: a part of this run, or a shard of a saved index."""
-
-    file: int | Saved
-    first: int
-    end: int
-
-
-@dataclass(frozen=True)
-class Layout:
-    """What all jobs know; it travels with each, so nothing in it is as long as the run has parts. `starts`: ordinals of
-    the first document of each group of pieces, and the end; one job works on a group. `settled`: documents from this
-    ordinal on are not compared with each other, as their runs have judged them; `tag`: begins the names of all
-    files."""
-
-    starts: tuple[int, ...]
-    partitions: int
-    minhash: MinHash
-    measure: Literal["jaccard", "containment"]
-    settled: int = NO_RANK
-    tag: str = ""
-
-    @property
-    def groups(self) -> range:
-        return range(len(self.starts) - 1)
-
-    @property
-    def ranks(self) -> str:
-        """The file with the rank of every document, uint32; NO_RANK where it takes no part."""
-        return f"stages/{STAGE}/{self.tag}ranks.u32"
-
-    def open_file(self, round_: int) -> str:
-        """Bits of the documents that take part in a round, then of those that are back in it."""
-        return f"stages/{STAGE}/{self.tag}r{round_:02d}-open.bits"
-
-    def group_of(self, documents: np.ndarray) -> np.ndarray:
-        """int64: the group in which each ordinal lies."""
-        return np.asarray(np.searchsorted(np.array(self.starts[:-1]), documents, side="right") - 1)
-
-    def name(self, round_: int, step: str, index: int) -> str:
-        """The name of a job; the number of partitions is in it, so that another number shares nothing."""
-        return f"{self.tag}r{round_:02d}-{step}-{index:05d}-of-{self.partitions:05d}"
-
-    def file(self, round_: int, step: str, index: int, kind: str) -> str:
-        return f"stages/{STAGE}/{self.name(round_, step, index)}.{kind}"
-
-
-@dataclass(frozen=True)
-class Step:
-    """The payload of a job: its round and its group or partition; `large`: the partitions with large buckets;
-    `pieces`: those of the group."""
-
-    layout: Layout
-    round: int
-    index: int
-    large: tuple[int, ...] = ()
-    pieces: tuple[Piece, ...] = ()
 
 
 def write_open(folder: Folder, name: str, there: np.ndarray, back: np.ndarray) -> None:
@@ -173,17 +102,21 @@ def pair_partition(folder: Folder, step: Step) -> dict[str, Any]:
     """The candidate pairs of a partition's buckets, and the rows of its large buckets for the next round."""
     layout, index, round_ = step.layout, step.index, step.round
     if round_ == 0:
-        names = [layout.file(0, "bands", group, "rows") for group in layout.groups]
-        rows = _shared(joined(read_buckets(folder, names, index, ROW), ROW), layout.settled)
+        rows = joined(inputs(folder, layout, (0, "bands", "rows"), layout.groups, index, ROW), ROW)
+        rows = _shared(rows, layout.settled)
         there = np.ones(len(rows), dtype=bool)
         back, verified = np.zeros(0, dtype=bool), NO_PAIRS
     else:
         rows = read_bucket(folder, layout.file(round_ - 1, "pairs", index, "large"), 0, LARGE).copy()
         there, back = _read_open(folder, layout.open_file(round_), rows["document"])
         back = back[there]
-        rounds, pieces = range(round_), range(layout.partitions)
-        known = [layout.file(earlier, "unique", piece, "known") for earlier in rounds for piece in pieces]
-        verified = read_known(folder, known, index, rows["document"][there])
+        everything, ours = range(layout.partitions), both_among(rows["document"][there])
+        known = [
+            piece
+            for earlier in range(round_)
+            for piece in inputs(folder, layout, (earlier, "unique", "known"), everything, index, PAIR, ours)
+        ]
+        verified = np.sort(joined(known, PAIR))
     now = rows[there]
     keys, documents = np.ascontiguousarray(now["key"]), now["document"].astype(np.int64)
     done = now["done"].astype(bool)
@@ -244,8 +177,7 @@ def unique_partition(folder: Folder, step: Step) -> dict[str, Any]:
     """Each pair of a partition once, and its documents by group."""
     layout, index, round_ = step.layout, step.index, step.round
     sources = range(layout.partitions) if round_ == 0 else step.large
-    names = [layout.file(round_, "pairs", source, "pairs") for source in sources]
-    pairs = distinct(joined(read_buckets(folder, names, index, PAIR), PAIR))
+    pairs = distinct(joined(inputs(folder, layout, (round_, "pairs", "pairs"), sources, index, PAIR), PAIR))
     documents = distinct(np.concatenate(unpack(pairs))).astype(DOCUMENT)
     groups = np.bincount(layout.group_of(documents), minlength=len(layout.groups))
     files = [
@@ -253,9 +185,10 @@ def unique_partition(folder: Folder, step: Step) -> dict[str, Any]:
         write_sorted(folder, layout.file(round_, "unique", index, "documents"), groups, documents),
     ]
     if step.large:
-        large = {piece: layout.file(0, "pairs", piece, "documents") for piece in step.large}
+        large = inputs(folder, layout, (0, "pairs", "documents"), step.large, index, DOCUMENT)
         name = layout.file(round_, "unique", index, "known")
-        files.append(write_known(folder, name, pairs, large, index, layout.partitions))
+        known = dict(zip(step.large, large, strict=True))
+        files.append(write_known(folder, name, pairs, known, index, layout.partitions))
     moved = pairs.nbytes + documents.nbytes
     return {"pairs": len(pairs), "documents": len(documents), "moved": moved, "files": files}
 
@@ -266,8 +199,8 @@ def fetch_group(folder: Folder, step: Step) -> dict[str, Any]:
     The text of a document is read once a round, whatever the number of its pairs.
     """
     layout, index, round_ = step.layout, step.index, step.round
-    names = [layout.file(round_, "unique", part, "documents") for part in range(layout.partitions)]
-    wanted = read_buckets(folder, names, index, DOCUMENT)
+    everything = range(layout.partitions)
+    wanted = inputs(folder, layout, (round_, "unique", "documents"), everything, index, DOCUMENT)
     documents = distinct(joined(wanted, DOCUMENT))
     signatures, sizes, values = [], [np.zeros(0, np.int64)], [np.zeros(0, np.uint64)]
     for signature, offsets, ids in _sketched(folder, step, documents):
@@ -344,8 +277,7 @@ def compare_partition(folder: Folder, step: Step) -> dict[str, Any]:
     pairs = read_bucket(folder, layout.file(round_, "unique", index, "pairs"), 0, PAIR)
 
     def fetched(kind: str, dtype: np.dtype) -> np.ndarray:
-        names = [layout.file(round_, "fetch", group, kind) for group in layout.groups]
-        return joined(read_buckets(folder, names, index, dtype), dtype)
+        return joined(inputs(folder, layout, (round_, "fetch", kind), layout.groups, index, dtype), dtype)
 
     rows = fetched("sets", SET)  # groups hold rising ordinals, so all of them together rise
     left, right = (np.searchsorted(rows["document"], side) for side in unpack(pairs))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from malmoi.operators.exact import id_hash, text_hash
 from malmoi.operators.jaccard import jaccard, shingle_sets
 from malmoi.operators.minhash import MinHash
 from malmoi.operators.survivors import decide, rank
-from malmoi.pipeline import buckets, clusters, dedup, index, known, shuffle
+from malmoi.pipeline import batches, buckets, bundles, clusters, dedup, index, shuffle
 from malmoi.pipeline.errors import AlarmError, MalmoiError, RecipeError
 from malmoi.pipeline.storage import Folder
 
@@ -120,15 +121,15 @@ def test_partitions_and_paths_change_nothing(tmp_path, texts, run_here, monkeypa
 def test_earlier_pairs_are_not_read_once_a_partition(tmp_path, texts, run_here, monkeypatch):
     """A partition reads those that its large buckets may ask for; what all of them read does not grow with them."""
     monkeypatch.setattr(shuffle, "MAX_BUCKET", 3)
-    real = known.read_bucket
+    real = bundles.read_bucket
     read = []
 
     def counted(folder, name, index, dtype):
         rows = real(folder, name, index, dtype)
-        read.append(len(rows))
+        read.append(len(rows) if name.endswith(".known") else 0)
         return rows
 
-    monkeypatch.setattr(known, "read_bucket", counted)
+    monkeypatch.setattr(bundles, "read_bucket", counted)
     totals, made = [], []
     for partitions in (1, 16, 64):
         read.clear()
@@ -239,6 +240,43 @@ def test_an_alarm_stops_the_run_and_a_warning_goes_on(tmp_path, texts, run_here,
     said = cli("duplicates", ran.path)
     assert said.code == 2
     assert "no compared pairs" in said.err
+
+
+def test_files_of_many_jobs_are_read_in_bundles(tmp_path, texts, run_here, monkeypatch):
+    """As many as fit are one file for those who read next, in each round; the verdicts are the same."""
+    monkeypatch.setattr(shuffle, "MAX_BUCKET", 3)
+    monkeypatch.setattr(dedup, "DOCUMENTS_PER_GROUP", 50)
+    one = run_here(tmp_path / "one", recipe(texts, partitions=7))
+    monkeypatch.setattr(batches, "MOST_PIECES", 1)
+    real, opened = bundles.merge_files, Counter()
+
+    def counted(folder, names, merged):
+        opened[names[0].rsplit(".", 1)[1], len(names)] += 1
+        return real(folder, names, merged)
+
+    monkeypatch.setattr(bundles, "merge_files", counted)
+    for merged_bytes in (2_000, 20_000, 2**30):
+        monkeypatch.setattr(batches, "MERGED_BYTES", merged_bytes)
+        many = run_here(tmp_path / f"many-{merged_bytes}", recipe(texts, partitions=7))
+        assert verdicts(many.path) == verdicts(one.path)
+    kinds = {kind for kind, _ in opened}
+    assert kinds == {"rows", "pairs", "documents", "known", "sets", "signatures", "ids"}
+    assert {size for kind, size in opened if kind == "pairs"} >= {2, 7}
+
+
+def test_bundles_hold_what_the_files_held(tmp_path):
+    folder, chance = Folder(str(tmp_path)), np.random.default_rng(3)
+    files = []
+    for number, rows in enumerate((40, 0, 7)):
+        partition, values = chance.integers(0, 5, rows), chance.integers(0, 99, (rows, 3)).astype("<u4")
+        buckets.write_buckets(folder, str(number), partition, values, 5)
+        files.append([values[partition == p] for p in range(5)])
+    buckets.merge_files(folder, ["0", "1", "2"], "all")
+    for p in range(5):
+        found = buckets.read_span(folder, "all", 3 * p, 3, np.dtype(("<u4", (3,))))
+        assert [rows.tolist() for rows in found] == [file[p].tolist() for file in files]
+    with pytest.raises(MalmoiError, match="not a bucket file"):
+        buckets.read_span(folder, "all", 13, 3, np.dtype(("<u4", (3,))))
 
 
 def test_bucket_files(tmp_path):

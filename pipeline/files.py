@@ -1,7 +1,8 @@
 """Find the input files of a source and tell later whether one has changed.
 
 Local paths, folders and globs, and any fsspec URL. Folders are walked; hidden and temporary files and files
-of unknown kind in them are passed over. The order is that of the relative paths.
+of unknown kind in them are passed over. The order is that of the relative paths. These are in NFC: a Mac may spell
+the names of its files in NFD, takes both for the same, and copies them on as they are.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ import glob
 import io
 import os
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
+from itertools import product
 from typing import Any, BinaryIO, Literal, cast
 
 import xxhash
@@ -98,6 +101,8 @@ def find_files(source: Source, base: str) -> list[InputFile]:
             found.setdefault(file.url, file)
     files = list(found.values())
     names = _relative([(file.root, file.url) for file in files])
+    if len({_nfc(name) for name in names}) == len(names):
+        names = [_nfc(name) for name in names]
 
     def describe(file: _Found, name: str) -> InputFile:
         kind, compression = cast("tuple[Format, Compression]", _kind(source, file.url))
@@ -164,8 +169,38 @@ def _refuse(source: Source, place: str, problem: str, mend: str) -> SourceError:
     return SourceError(f"source {source.name}: {place}: {problem}; {mend}")
 
 
+def _nfc(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
+
+
+def _on_disk(path: str) -> str:
+    """The path in the spelling of the disk, where that differs in the normal form of Unicode alone."""
+    if path.isascii() or os.path.lexists(path):
+        return path
+    folder, name = os.path.split(path)
+    folder = _on_disk(folder)
+    there = os.listdir(folder) if os.path.isdir(folder) else []
+    return os.path.join(folder, next((x for x in there if _nfc(x) == _nfc(name)), name))
+
+
+def _matches(path: str, root: str) -> list[str]:
+    """What a glob matches, its parts below `root` in each normal form of Unicode, which fnmatch tells apart."""
+    parts = path[len(root) :].split("/")
+    forms = product(*(dict.fromkeys((x, _nfc(x), unicodedata.normalize("NFD", x))) for x in parts))
+    patterns = [root + "/".join(form) for form in forms]
+    if len(patterns) == 1:
+        return sorted(glob.glob(path, recursive=True))
+    found: dict[object, str] = {}
+    for pattern in patterns:
+        for match in filter(os.path.exists, glob.glob(pattern, recursive=True)):
+            state = os.stat(match)  # a Mac finds one file by both spellings
+            found.setdefault((state.st_dev, state.st_ino, _nfc(match)), match)
+    return sorted(found.values())
+
+
 def _local(path: str) -> tuple[list[_Found], _Found | None]:
     """(files of a folder or glob, None) or ([], the one file that is named)."""
+    path = _on_disk(path)
     if os.path.isfile(path):
         return [], _Found(path, os.path.dirname(path), os.path.getsize(path), "")
     if os.path.isdir(path):
@@ -173,7 +208,7 @@ def _local(path: str) -> tuple[list[_Found], _Found | None]:
     root = _glob_root(path)
     found: list[_Found] = []
     is_run = cache(_is_run)
-    for match in sorted(glob.glob(path, recursive=True)):
+    for match in _matches(path, root):
         if os.path.isdir(match) and "**" not in path:
             found += [] if _is_run(match) else _walk(match, root)
         elif os.path.isfile(match) and not _hidden(os.path.relpath(match, root)):

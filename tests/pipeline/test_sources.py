@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import tracemalloc
+import unicodedata
 from collections import Counter
 from itertools import pairwise
 
@@ -119,6 +120,54 @@ def test_names_stay_apart(tmp_path):
     lay(tmp_path, x__data__0_jsonl=b"", y__data__0_jsonl=b"", y__more__0_jsonl=b"")
     assert names(made(("x/data", "y/more")), str(tmp_path)) == ["data/0.jsonl", "more/0.jsonl"]
     assert names(made(("x/data", "y/data")), str(tmp_path)) == ["x/data/0.jsonl", "y/data/0.jsonl"]
+
+
+def nfd(text):
+    return unicodedata.normalize("NFD", text)
+
+
+@pytest.mark.parametrize(
+    ("path", "top"),
+    [
+        ("말뭉치", ""),
+        ("말뭉치/*", ""),
+        ("말*", "말뭉치/"),
+        ("말*/**/*.jsonl", "말뭉치/"),
+        ("말*/글*.jsonl", "말뭉치/"),
+        ("*/글*", "말뭉치/"),
+        (("말뭉치/글가.jsonl", "말뭉치/글나.jsonl"), ""),
+    ],
+)
+@pytest.mark.parametrize("asked", [str, nfd])
+@pytest.mark.parametrize("lies", [(str, str, str), (nfd, nfd, nfd), (nfd, str, str), (str, nfd, str)])
+def test_names_are_the_same_in_each_normal_form(tmp_path, path, top, asked, lies):
+    """A Mac spells names in either form, finds them by both, and copies them to other machines as they are."""
+    folder, first, second = (form(name) for form, name in zip(lies, ("말뭉치", "글가", "글나"), strict=True))
+    (tmp_path / folder).mkdir()
+    for name in (first, second):
+        (tmp_path / folder / f"{name}.jsonl").write_bytes(jsonl())
+    path = tuple(map(asked, path)) if isinstance(path, tuple) else asked(path)
+    found = find_files(made(path), str(tmp_path))
+    assert [file.relpath for file in found] == [f"{top}글가.jsonl", f"{top}글나.jsonl"]
+    assert all(os.path.exists(file.url) for file in found)
+
+
+def test_names_that_differ_in_the_normal_form_alone(tmp_path):
+    """Two files on Linux: both are read, and their documents have ids of their own."""
+    for name in (nfd("글.jsonl"), "글.jsonl"):
+        (tmp_path / name).write_bytes(jsonl())
+    if len(os.listdir(tmp_path)) == 1:
+        pytest.skip("one file here")
+    for path in (".", "글*", nfd("글*")):
+        assert names(made(path), str(tmp_path)) == [nfd("글.jsonl"), "글.jsonl"]
+    assert names(made("글.jsonl"), str(tmp_path)) == ["글.jsonl"]
+
+
+def test_what_a_mac_leaves_in_folders_is_passed_over(tree):
+    for name in (".DS_Store", "._a.jsonl", "b/._h.parquet"):
+        (tree / name).write_bytes(b"\0\5\x16\7")
+    for path in (".", "*", "**/*"):
+        assert names(made(path), str(tree)) == ALL
 
 
 def test_home_and_format(tree, monkeypatch):

@@ -15,7 +15,7 @@ COMPILE := $(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
 export RAY_USAGE_STATS_ENABLED := 0
 
 help:  ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 20
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(BASE)  ## run the demo recipe on the sample that comes with the project
 	@$(BIN)/malmoi run examples/recipes/demo.yaml
@@ -79,12 +79,13 @@ clean:  ## remove caches, builds and the runs of the recipes that come with the 
 distclean: clean  ## clean, and remove the environment
 	@rm -rf $(VENV)
 
-# A command named python3.12 may be there and still not run (a version manager's placeholder): try each.
+# A command named python3.12 may be there and still not run (a version manager's placeholder): try each. For a Mac's
+# Intel code, which Apple silicon runs as well, there are no wheels of numba, Ray and torch any more.
 $(BIN)/python:
 	@for python in python3.13 python3.12 python3.11 python3; do \
-	  if $$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' >/dev/null 2>&1; then found=$$python; break; fi; \
+	  if $$python -c 'import platform, sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) or (sys.platform, platform.machine()) == ("darwin", "x86_64"))' >/dev/null 2>&1; then found=$$python; break; fi; \
 	done; \
-	if [ -z "$$found" ]; then echo "malmoi needs Python 3.11, 3.12 or 3.13 (no later one yet: fasttext-predict has no wheel for it); none found as python3.13, python3.12, python3.11 or python3." >&2; exit 1; fi; \
+	if [ -z "$$found" ]; then echo "malmoi needs Python 3.11, 3.12 or 3.13 (no later one yet: fasttext-predict has no wheel for it); none found as python3.13, python3.12, python3.11 or python3. On a Mac it has to be one for Apple silicon: brew install python@3.13" >&2; exit 1; fi; \
 	echo "making $(VENV) with $$($$found --version)"; \
 	if ! $$found -m venv $(VENV); then \
 	  rm -rf $(VENV); \

@@ -119,7 +119,7 @@ def _sync_folder(path: str) -> None:
 
 def _named(folder: str, names: list[str]) -> list[str]:
     prefix = folder.strip("/")
-    shown = [name for name in names if name and not name.startswith(TEMP_PREFIX)]
+    shown = [name for name in names if name and not name.startswith(".")]  # also what a Mac puts there
     return sorted(f"{prefix}/{name}" if prefix else name for name in shown)
 
 

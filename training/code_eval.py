@@ -41,8 +41,8 @@ _NO_RESULT = "ended without a result"
 
 @dataclass(frozen=True)
 class Limits:
-    """Of one program. `seconds` on the clock; `memory`: bytes of address space; `file_bytes`: of each file, 64 times
-    of which all may hold together."""
+    """Of one program. `seconds` on the clock; `memory`: bytes of address space, on macOS of what it holds;
+    `file_bytes`: of each file, 64 times of which all may hold together."""
 
     seconds: float = 10.0
     memory: int = 1024 * 2**20
@@ -118,9 +118,19 @@ def _holds_more(folder: str, most: int) -> bool:
     return False
 
 
+def _resident(process: int) -> int:
+    """Bytes of memory that a process holds. macOS refuses a limit of the address space below what Python itself has
+    mapped, so nothing else bounds it there."""
+    import psutil  # type: ignore[import-untyped]  # of accelerate
+
+    with suppress(psutil.Error):
+        return int(psutil.Process(process).memory_info().rss)
+    return 0
+
+
 def _lines(pipe: int, seconds: float, over: Callable[[], bool]) -> list[dict[str, Any]]:
     """What the child tells: two lines at most. An empty list, or one line, where its time ran out before, or `over`
-    said that it wrote too much."""
+    said that it took too much."""
     buffer, told = b"", 0
     deadline = time.monotonic() + _START_SECONDS
     with selectors.DefaultSelector() as selector:
@@ -170,7 +180,13 @@ def _run(program: str, limits: Limits) -> tuple[dict[str, str], Outcome]:
         settings = {
             "seconds": limits.seconds, "memory": limits.memory, "file_bytes": limits.file_bytes, "result": write,
         }  # fmt: skip
-        begun = time.monotonic()
+        begun, held = time.monotonic(), 0
+
+        def over() -> bool:
+            nonlocal held
+            held = max(held, _resident(process.pid))
+            return held > limits.memory or _holds_more(folder, most)
+
         with open(read, "rb", buffering=0), open(Path(folder, "output.txt"), "wb") as output:
             try:
                 process = subprocess.Popen(
@@ -184,12 +200,14 @@ def _run(program: str, limits: Limits) -> tuple[dict[str, str], Outcome]:
                 assert process.stdin is not None
                 with suppress(BrokenPipeError), process.stdin as stdin:
                     stdin.write(word.encode() + b"\n")
-                told = _lines(read, limits.seconds, lambda: _holds_more(folder, most))
+                told = _lines(read, limits.seconds, over)
             finally:
                 _kill(process)
         confined, outcome = _judged(
             told, word, process.returncode, time.monotonic() - begun >= limits.seconds
         )
+        if held > limits.memory:
+            return confined, Outcome(False, "took too much memory")
         return confined, Outcome(False, "wrote too much") if _holds_more(folder, most) else outcome
     finally:
         _remove(folder)

@@ -4,7 +4,8 @@ What is covered, on Linux for x86-64 and arm64: limits of CPU time, address spac
 network (a network namespace of its own, and sockets refused); no other process is started, signalled or
 traced (seccomp); files outside the working folder are not written, and outside Python and its libraries not
 read (Landlock); no privileges (user namespace, capabilities dropped). What is not covered: faults of the
-kernel, the clock. Elsewhere only the limits hold. Who starts this watches how much is written in all.
+kernel, the clock. Elsewhere only the limits hold, and macOS refuses that of address space: who starts this watches
+the memory, and how much is written in all.
 
 Nothing of malmoi is imported here: the program has to find a bare Python.
 """

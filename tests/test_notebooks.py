@@ -7,7 +7,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -16,6 +15,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -94,12 +94,6 @@ def free_port() -> int:
         return int(free.getsockname()[1])
 
 
-def below(pid: int) -> list[int]:
-    """The processes that a process has started, and those that these have."""
-    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [x for child in map(int, found) for x in (child, *below(child))]
-
-
 @pytest.fixture
 def cluster(examples, monkeypatch):
     """A head in processes of its own, named by RAY_ADDRESS."""
@@ -121,9 +115,10 @@ def cluster(examples, monkeypatch):
         time.sleep(0.5)
     monkeypatch.setenv("RAY_ADDRESS", found[0])
     yield
-    for pid in [head.pid, *below(head.pid)]:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+    started = psutil.Process(head.pid)
+    for process in [*started.children(recursive=True), started]:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
     head.wait(20)
     shutil.rmtree(temp, ignore_errors=True)
 

@@ -11,6 +11,7 @@ import textwrap
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -101,6 +102,9 @@ def test_a_fresh_lock_is_not_waited_for(folder):
     assert time.monotonic() - begin < 1.0
 
 
+@pytest.mark.skipif(
+    not Path("/proc/self/stat").exists(), reason="seen in /proc; elsewhere as one on another machine"
+)
 @pytest.mark.parametrize("change", ["gone", "another process with its number"])
 def test_a_dead_holder_on_this_machine_is_taken_over_at_once(folder, change):
     me = lease._me()

@@ -145,7 +145,8 @@ def _messages(raw: str | None, held: re.Pattern[str], numbers: dict[str, int]) -
     good = isinstance(found, list) and found and all(isinstance(x, dict) for x in found)
     if not good or not all(isinstance(x.get("role"), str) for x in found):
         raise ValueError("want a list of {role, content}")
-    if not any(x["role"] == "assistant" and x.get("content") for x in found):
+    said = [x.get("content") or x.get("tool_calls") for x in found if x["role"] == "assistant"]
+    if not any(x.strip() if isinstance(x, str) else x for x in said):
         raise ValueError("no answer")
 
     def hide(value: Any) -> Any:

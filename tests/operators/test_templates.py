@@ -198,6 +198,7 @@ WRONG = [
     "not json",
     said(("user", "x")),
     said(("assistant", "")),
+    said(("assistant", " \n")),
     [{"content": "x"}],
     "[" * 3000,
 ]
@@ -209,6 +210,14 @@ def test_talks_that_cannot_be_used(encoder):
     assert (made.lengths > 0).tolist() == [False] * len(WRONG) + [True]
     refuses = ChatTemplate("{{ raise_exception('no system') }}")
     assert chat([TALK], refuses, encoder)[1].tolist() == [True]
+
+
+def test_a_call_of_a_tool_is_an_answer(encoder):
+    calls = ChatTemplate("{% for m in messages %}{{ m.role[0] }}:{{ m.tool_calls or m.content }}\n{% endfor %}")
+    talk = [*said(("user", "x")), {"role": "assistant", "content": "", "tool_calls": ["f"]}]
+    made, bad = chat([talk], calls, encoder, append_eos=False)
+    assert not bad.any()
+    assert shown(made, encoder) == [("u:x\n", "a:['f']\n")]
 
 
 def test_the_template_of_a_tokenizer(tiny_tokenizer, tmp_path, encoder):

@@ -213,7 +213,9 @@ def test_talks_that_cannot_be_used(encoder):
 
 
 def test_a_call_of_a_tool_is_an_answer(encoder):
-    calls = ChatTemplate("{% for m in messages %}{{ m.role[0] }}:{{ m.tool_calls or m.content }}\n{% endfor %}")
+    calls = ChatTemplate(
+        "{% for m in messages %}{{ m.role[0] }}:{{ m.tool_calls or m.content }}\n{% endfor %}"
+    )
     talk = [*said(("user", "x")), {"role": "assistant", "content": "", "tool_calls": ["f"]}]
     made, bad = chat([talk], calls, encoder, append_eos=False)
     assert not bad.any()

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Dict  # noqa: UP035
 
 from . import idle_agent
-from .ray_place import same_group
+from .ray_place import starting
 
 # A job whose worker dies so often stops the run.
 TRIES = 3
@@ -144,7 +144,7 @@ def start(cpus: int) -> None:
     prepare()
     import ray
 
-    with _bare(), same_group():
+    with _bare(), starting():
         ray.init(
             address="local",  # not whatever cluster Ray finds a trace of on this machine
             num_cpus=cpus,

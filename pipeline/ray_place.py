@@ -44,8 +44,22 @@ def ray_address() -> str | None:
 
 
 @contextmanager
-def same_group() -> Iterator[None]:
-    """Start Ray within: its processes get a group of their own, and this process stays in the one that it is in.
+def starting() -> Iterator[None]:
+    """Start Ray on this machine within. ResourceError where its folder for temporary files has too long a path."""
+    try:
+        with _same_group():
+            yield
+    except OSError as error:
+        if "AF_UNIX" not in str(error):
+            raise
+        raise ResourceError(
+            f"Ray cannot make its sockets ({error}); name a folder with a short path: RAY_TMPDIR=/tmp"
+        ) from error
+
+
+@contextmanager
+def _same_group() -> Iterator[None]:
+    """Ray's processes get a group of their own, and this process stays in the one that it is in.
 
     Where the kernel does not end Ray's processes with this one, as on macOS, Ray starts one more that ends its whole
     group then, and puts this process into it: Ctrl-C would end the `make` or script that the terminal waits for, and

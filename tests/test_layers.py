@@ -118,6 +118,13 @@ def test_the_command_line_starts_without_ray():
     assert "ray" not in modules("import malmoi.pipeline.cli")
 
 
+def test_windows_is_told_of_wsl():
+    code = "import sys; sys.platform = 'win32'; import malmoi.pipeline.cli"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("ImportError: malmoi runs on Linux and macOS; on Windows")
+
+
 def test_tests_of_operators_start_no_ray():
     for path in sorted((ROOT / "tests" / "operators").glob("*.py")):
         names = [name for _, name in imports(path, "operators")]

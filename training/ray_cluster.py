@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from malmoi.pipeline.errors import RecipeError, ResourceError
-from malmoi.pipeline.ray_place import check_lasting, ray_address, same_group
+from malmoi.pipeline.ray_place import check_lasting, ray_address, starting
 from malmoi.pipeline.storage import is_local
 
 from .recipe import TrainRecipe
@@ -24,7 +24,7 @@ def start_ray() -> None:
     if address:
         ray.init(address=address, logging_level="ERROR", log_to_driver=False)
     else:
-        with same_group():
+        with starting():
             ray.init(  # not whatever cluster Ray finds a trace of on this machine
                 address="local", include_dashboard=False, logging_level="ERROR", log_to_driver=False
             )

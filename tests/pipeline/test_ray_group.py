@@ -9,15 +9,18 @@ import time
 import psutil
 import pytest
 
+from malmoi.pipeline.errors import ResourceError
+from malmoi.pipeline.ray_place import starting
+
 # As Ray starts its processes: first the one that ends its group when its starter ends, then the others.
 STARTS = """
 import os, sys
 from ray._private import services, utils
-from malmoi.pipeline.ray_place import same_group
+from malmoi.pipeline.ray_place import starting
 utils.detect_fate_sharing_support = lambda: None
 own = os.getpgrp()
 before = os.setpgrp, services.ConsolePopen
-with same_group():
+with starting():
     reaper = services.start_reaper(fate_share=False).process
     other = services.start_ray_process(["sleep", "60"], "other", fate_share=False).process
 assert (os.setpgrp, services.ConsolePopen) == before
@@ -48,3 +51,14 @@ def test_rays_processes_have_a_group_of_their_own_and_end_with_ours():
     while any(map(alive, started)) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not any(map(alive, started))
+
+
+def test_a_folder_with_too_long_a_path_for_sockets(tmp_path):
+    """A socket's name has 107 bytes at the most, on macOS 103; TMPDIR of a cluster may be longer by itself."""
+    from ray._private.utils import validate_socket_filepath
+
+    path = f"{tmp_path}/{'말' * 40}/ray/session/sockets/plasma_store"
+    with pytest.raises(ResourceError, match=r"cannot exceed \d+ bytes.*: RAY_TMPDIR=/tmp$"), starting():
+        validate_socket_filepath(path)
+    with pytest.raises(OSError, match="another"), starting():
+        raise OSError("another")

@@ -11,11 +11,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from . import here
 from .here import HOOK, Forked
@@ -258,7 +259,9 @@ class Bench:
         if kind == "raylet":
             return raylets[self.number % len(raylets)]
         workers = [
-            pid for pid, parent, name in processes() if parent in raylets and name.startswith("ray::Map")
+            one.pid
+            for one in psutil.process_iter(["ppid", "cmdline"])
+            if one.info["ppid"] in raylets and (one.info["cmdline"] or [""])[0].startswith("ray::Map")
         ]
         return workers[self.number % len(workers)] if workers else None
 
@@ -315,16 +318,6 @@ def _lives(node: Any) -> bool:
     return all(x.process.poll() is None for x in node.all_processes.get("raylet", [])) and bool(
         node.all_processes.get("raylet")
     )
-
-
-def processes() -> Iterator[tuple[int, int, str]]:
-    """(process, its parent, its name) of all."""
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            with suppress(OSError, IndexError):
-                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-                name = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-                yield int(entry.name), parent, name
 
 
 def choose(bench: Bench, rng: random.Random, engine: str) -> Fault:

@@ -54,14 +54,9 @@ def point(name: str, phase: str) -> None:
 
 def raylet() -> int:
     """The raylet that started this worker."""
-    pid = os.getpid()
-    while pid > 1:
-        with open(f"/proc/{pid}/stat", encoding="utf-8") as file:
-            name, _, rest = file.read().partition("(")[2].rpartition(")")
-        if name == "raylet":
-            return pid
-        pid = int(rest.split()[1])
-    return 0
+    import psutil
+
+    return next((above.pid for above in psutil.Process().parents() if above.name() == "raylet"), 0)
 
 
 class Sink:

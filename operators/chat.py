@@ -156,7 +156,9 @@ def _messages(raw: str | None, held: re.Pattern[str], numbers: dict[str, int]) -
             return [hide(x) for x in value]
         return {key: hide(x) for key, x in value.items()} if isinstance(value, dict) else value
 
-    return [{"content": "", **hide(x)} for x in found]
+    # Parquet gives every message the keys of all, null where it has none; templates ask whether a key is there.
+    there = [{key: value for key, value in x.items() if value is not None or key == "content"} for x in found]
+    return [{"content": "", **hide(x)} for x in there]
 
 
 def _spans(messages: Messages, template: ChatTemplate) -> list[tuple[bool, str]]:

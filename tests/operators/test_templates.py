@@ -222,6 +222,18 @@ def test_a_call_of_a_tool_is_an_answer(encoder):
     assert shown(made, encoder) == [("u:x\n", "a:['f']\n")]
 
 
+def test_keys_that_are_null_are_not_there(encoder):
+    """As Parquet has them, where another message of the file calls a tool."""
+    asks = ChatTemplate(
+        "{% for m in messages %}{% if 'tool_calls' in m %}{{ m.tool_calls | length }}{% else %}{{ m.content }}"
+        "{% endif %}\n{% endfor %}"
+    )
+    made, bad = chat([[{**x, "tool_calls": None} for x in TALK]], asks, encoder)
+    assert not bad.any()
+    plain, _ = chat([TALK], asks, encoder)
+    assert made.ids.tolist() == plain.ids.tolist()
+
+
 def test_the_template_of_a_tokenizer(tiny_tokenizer, tmp_path, encoder):
     with pytest.raises(ValueError, match="has no chat template"):
         load_chat_template(str(tiny_tokenizer))

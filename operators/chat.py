@@ -12,6 +12,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -96,6 +97,7 @@ def encode_chat(
     """
     held = re.compile("|".join(re.escape(x) for x, _ in encoder.control) or r"(?!)")
     numbers = {text: i for i, (text, _) in enumerate(encoder.control)}
+    inner_controls = encoder.inner is not None and encoder.inner.controls
     texts: list[str] = []
     runs: list[
         list[tuple[bool, int]]
@@ -110,7 +112,11 @@ def encode_chat(
         except (ValueError, RecursionError):
             bad[row], mine = True, []
         runs.append(mine)
-    ids, offsets = encoder.encode(pa.array(texts, pa.large_string()))
+    behind = np.zeros(len(texts), np.bool_)
+    for mine in runs:
+        for (_, before), (_, what) in pairwise(mine):
+            behind[max(what, 0)] |= what >= 0 and (before >= 0 or inner_controls)
+    ids, offsets = encoder.encode_behind(pa.array(texts, pa.large_string()), behind)
     pieces = np.split(ids, offsets[1:-1])
     return _assembled(runs, pieces, encoder.eos_id if append_eos else None), bad
 

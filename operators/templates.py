@@ -163,13 +163,16 @@ def encode_segments(
     """
     control = dict(encoder.control)
     runs: list[tuple[bool, Ints, Offsets]] = []
+    goes_on = np.zeros(table.num_rows, np.bool_)  # the next text of an example does not begin one
     for trained, pieces in _runs(template.segments, control):
         if isinstance(pieces, _Control):
             there = _there(table, pieces.when, pieces.unless)
             runs.append((trained, np.full(int(there.sum()), pieces.id, np.int32), _offsets(there)))
+            goes_on = np.where(there, encoder.inner is not None and encoder.inner.controls, goes_on)
         else:
             text = _joined(table, pieces)
-            runs.append((trained, *encoder.encode(text)))
+            runs.append((trained, *encoder.encode_behind(text, goes_on)))
+            goes_on |= pc.greater(pc.binary_length(text), 0).to_numpy(zero_copy_only=False)
     if append_eos:
         runs = _with_eos(runs, encoder.eos_id, table.num_rows)
     made = _interleave(runs, table.num_rows)

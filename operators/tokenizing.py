@@ -22,6 +22,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from .normalise import text_array, text_buffers
@@ -64,8 +65,22 @@ _HARD = (
     "=" * 300 + " " * 300 + "a" * 300,
 )
 
+_MARKS = ("\x01", "\n")
+
 _lock = threading.Lock()
 _backends: dict[tuple[str, str, str], Any] = {}
+
+
+@dataclass(frozen=True)
+class Inner:
+    """How text is encoded that does not begin a text: behind `mark`, whose `ids` are then left out.
+
+    `controls`: also behind a control token no space is put.
+    """
+
+    mark: str
+    ids: tuple[int, ...]
+    controls: bool
 
 
 @dataclass(frozen=True)
@@ -73,7 +88,7 @@ class Encoder:
     """A tokenizer as `load_encoder` found it; picklable, the file is read again where it is used.
 
     `library`: which one encodes, and `why`; `vocab_size`: one more than the largest id; `control`: the special
-    tokens (text, id), none of which `encode` ever gives.
+    tokens (text, id), none of which `encode` ever gives; `inner`: of a tokenizer that puts a space before a text.
     """
 
     path: str
@@ -86,6 +101,21 @@ class Encoder:
     bos_id: int | None
     pad_id: int | None
     control: tuple[tuple[str, int], ...] = field(repr=False)
+    inner: Inner | None = None
+
+    def encode_behind(self, texts: pa.Array, behind: NDArray[np.bool_]) -> tuple[Ids, Offsets]:
+        """`encode`, but texts of `behind` go on where another text ends, and so get no space before them."""
+        if self.inner is None or not behind.any():
+            return self.encode(texts)
+        empty = pa.scalar("", pa.large_string())
+        marks = pc.if_else(pa.array(behind), pa.scalar(self.inner.mark, pa.large_string()), empty)
+        ids, offsets = self.encode(pc.binary_join_element_wise(marks, texts, empty))
+        ahead = np.where(behind, len(self.inner.ids), 0)
+        lengths = np.diff(offsets) - ahead
+        keep = np.ones(len(ids), np.bool_)
+        for place in range(len(self.inner.ids)):
+            keep[offsets[:-1][behind] + place] = False
+        return ids[keep], np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
 
     def encode(self, texts: pa.Array | pa.ChunkedArray) -> tuple[Ids, Offsets]:
         """(ids int32 [N], offsets int64 [rows + 1]): row i has ids[offsets[i]:offsets[i + 1]]; null has none.
@@ -183,7 +213,7 @@ def load_encoder(path: str, sample: Sequence[str] = (), *, eos: str | None = Non
     name = file.parent.name if file.name == "tokenizer.json" else file.name
     return Encoder(
         str(file), name, sha256, library, why, vocab_size,
-        ids["eos"], ids.get("bos"), ids.get("pad"), tuple(control.items()),
+        ids["eos"], ids.get("bos"), ids.get("pad"), tuple(control.items()), _inner(patched, end),
     )  # fmt: skip
 
 
@@ -284,6 +314,36 @@ def _open(library: str, content: str) -> Any:
     made = Tokenizer.from_str(content)
     made.encode_special_tokens = True
     return made
+
+
+def _inner(content: str, end: str) -> Inner | None:
+    """None where a text is encoded alike wherever it stands (all but tokenizers in the manner of SentencePiece).
+
+    `end`: a control token. A mark is a character that joins nothing behind it.
+    """
+    data = json.loads(content)
+    if not (_puts_space(data.get("normalizer")) or _puts_space(data.get("pre_tokenizer"))):
+        return None
+    made = _open("tokenizers", content)
+    texts = [text for text in (*_HARD, *_MARKS, "a", "가") if text]
+    for mark in _MARKS:
+        ids = made.encode(mark, add_special_tokens=False).ids
+        if all(made.encode(mark + x, add_special_tokens=False).ids[: len(ids)] == ids for x in texts):
+            alone = made.encode("a", add_special_tokens=False).ids
+            made.encode_special_tokens = False
+            behind = made.encode(f"{end}a", add_special_tokens=False).ids[1:]
+            return Inner(mark, tuple(ids), behind != alone)
+    return None
+
+
+def _puts_space(part: Any) -> bool:
+    """Whether a normaliser or pre-tokeniser puts a space, or what stands for one, before each text."""
+    if isinstance(part, list):
+        return any(map(_puts_space, part))
+    if not isinstance(part, dict):
+        return False
+    scheme = part.get("prepend_scheme", "always" if part.get("add_prefix_space") else "never")
+    return part.get("type") == "Prepend" or scheme != "never" or any(map(_puts_space, part.values()))
 
 
 def _encode(backend: Any, library: str, texts: list[str]) -> tuple[Ids, Offsets]:

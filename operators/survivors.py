@@ -76,10 +76,8 @@ def _by_hash(hi: np.ndarray, lo: np.ndarray) -> np.ndarray:
     """int64 [documents]: their order by 128-bit hash."""
     order = np.argsort(hi)
     ordered = hi[order]
-    equal = bool(
-        (ordered[1:] == ordered[:-1]).any()
-    )  # of as good as none, and lexsort takes some times as long
-    return np.lexsort((lo, hi)) if equal else np.asarray(order)
+    equal = bool((ordered[1:] == ordered[:-1]).any())  # of hashes as good as none
+    return np.lexsort((lo, hi)) if equal else np.asarray(order)  # lexsort takes some times as long
 
 
 def _differ(values: np.ndarray) -> bool:

@@ -273,8 +273,14 @@ def load_tokenizer(file: Path, place: Place | None = None) -> Tokenizer:
         ids, offsets = encoder.encode(pa.array(values, pa.large_string()))
         return np.split(ids, offsets[1:-1]) if values else []
 
-    def decode(ids: Sequence[int]) -> str:
+    def written(ids: Sequence[int]) -> str:
         return str(made.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+    before = list(made.encode("a", add_special_tokens=False))
+
+    def decode(ids: Sequence[int]) -> str:
+        # Behind another text: some tokenizers take a space away from the beginning of one.
+        return written([*before, *ids]).removeprefix(written(before))
 
     prefix, end = encoder.eos_id, encoder.eos_id
     if encoder.bos_id is not None and made.encode("a")[0] == encoder.bos_id:

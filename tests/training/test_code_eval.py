@@ -282,6 +282,24 @@ def test_greedy_is_that_of_transformers(model, tokenizer):
     assert written(model, tokenizer, prompt, settings) == [want]
 
 
+def test_a_completion_keeps_its_first_space(tmp_path):
+    """A tokenizer in the manner of Llama 2, which takes the space that it put before a text away again."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, trainers
+
+    made = Tokenizer(models.BPE())
+    made.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    made.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    trainer = trainers.BpeTrainer(vocab_size=1, special_tokens=["</s>"], show_progress=False)
+    made.train_from_iterator(["def f(x):\n    return x\n"], trainer)
+    made.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text('{"eos_token": "</s>"}')
+    tokenizer = load_tokenizer(tmp_path / "tokenizer.json")
+    prompt, whole = ("def f(x):\n", "def f(x):\n    return x\n")
+    ids = tokenizer.pair(whole)[len(tokenizer.pair(prompt)) :]
+    assert tokenizer.decode(tokenizer.pair(whole)) == " " + whole
+    assert tokenizer.decode(ids) == "    return x\n"
+
+
 def test_samples_are_the_same_again_and_differ_by_seed(model, tokenizer):
     prompt = tokenizer.pair("def f(x):\n")
     settings = CodeSettings(samples=4, temperature=1.0, max_new_tokens=8, stop=())

@@ -328,7 +328,8 @@ def _inner(content: str, end: str) -> Inner | None:
     texts = [text for text in (*_HARD, *_MARKS, "a", "가") if text]
     for mark in _MARKS:
         ids = made.encode(mark, add_special_tokens=False).ids
-        if all(made.encode(mark + x, add_special_tokens=False).ids[: len(ids)] == ids for x in texts):
+        found = [made.encode(mark + x, add_special_tokens=False) for x in texts]
+        if ids and all(x.ids[: len(ids)] == ids and x.offsets[len(ids) - 1][1] == len(mark) for x in found):
             alone = made.encode("a", add_special_tokens=False).ids
             made.encode_special_tokens = False
             behind = made.encode(f"{end}a", add_special_tokens=False).ids[1:]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -90,3 +91,20 @@ def test_nothing_behind_a_text(folder):
     ids, offsets = encoder.encode_behind(texts, np.array([True, True, False]))
     assert offsets.tolist() == [0, 0, len(ids), len(ids)]
     assert Tokenizer.from_file(encoder.path).decode(ids.tolist()) == "world"
+
+
+def test_unknown_characters_are_not_one_with_what_stands_before_them(tmp_path):
+    """Unigram makes one unknown token of several characters."""
+    made = Tokenizer(models.Unigram())
+    made.pre_tokenizer = pre_tokenizers.Metaspace()
+    trainer = trainers.UnigramTrainer(
+        vocab_size=99, special_tokens=["<unk>", "</s>"], unk_token="<unk>", show_progress=False
+    )
+    made.train_from_iterator([*LINES, "A:\nB"], trainer)
+    made.save(str(tmp_path / "tokenizer.json"))
+    encoder = load_encoder(str(tmp_path), eos="</s>")
+    texts = pa.array(["漢字", "world"], pa.large_string())
+    ids, offsets = encoder.encode_behind(texts, np.ones(2, np.bool_))
+    want = made.encode("A:world").tokens[len(made.encode("A:").tokens) :]
+    got = [[made.id_to_token(i) for i in ids[a:b]] for a, b in pairwise(offsets)]
+    assert got == [["<unk>"], want]

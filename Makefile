@@ -60,7 +60,7 @@ check: $(DEV)  ## ruff, mypy, layers, and the tests that are quick (neither Ray 
 	@$(BIN)/python -m pytest -q -m "not ray and not slow and not cluster"
 
 OLDEST ?= .venv-oldest
-OLDEST_TESTS := build setuptools psutil pytest hypothesis regex datasketch scipy datasets 'moto[server]' s3fs tokenizers fastokens matplotlib
+OLDEST_TESTS := build 'setuptools>=77' psutil pytest hypothesis regex datasketch scipy datasets 'moto[server]' s3fs tokenizers fastokens matplotlib
 check-oldest: $(DEV)  ## the quick tests of data with the oldest libraries that pyproject.toml allows; needs python3.11
 	@test -x $(OLDEST)/bin/python || python3.11 -m venv $(OLDEST)
 	@$(BIN)/python tests/oldest.py > $(OLDEST)/constraints.txt

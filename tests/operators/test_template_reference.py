@@ -8,11 +8,9 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer
 
 from malmoi.operators.packing import IGNORE
 from malmoi.operators.templates import Segment, Template, encode_segments
-from malmoi.operators.tokenizing import load_encoder
 
 TEMPLATES = {
     "hint": (
@@ -49,15 +47,8 @@ ROW = st.fixed_dictionaries({name: st.none() | st.lists(PIECES, max_size=4).map(
 
 
 @pytest.fixture(scope="module")
-def encoder(tiny_tokenizer):
-    return load_encoder(str(tiny_tokenizer))
-
-
-@pytest.fixture(scope="module")
-def encode(tiny_tokenizer):
-    made = Tokenizer.from_file(str(tiny_tokenizer / "tokenizer.json"))
-    made.encode_special_tokens = True
-    return lambda text: made.encode(text, add_special_tokens=False).ids
+def encode(reference):
+    return lambda text: reference.encode(text, add_special_tokens=False).ids
 
 
 def pieces(segment, row, control):

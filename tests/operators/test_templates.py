@@ -12,7 +12,6 @@ from tokenizers import Tokenizer
 from malmoi.operators.chat import CHATML, ChatTemplate, encode_chat, load_chat_template
 from malmoi.operators.packing import IGNORE
 from malmoi.operators.templates import TEMPLATES, Segment, Template, encode_segments, rename
-from malmoi.operators.tokenizing import load_encoder
 
 EXAMPLES = [
     {"question": "말모이가 무엇인가요?", "context": "", "answer": "첫 우리말 사전입니다."},
@@ -20,18 +19,6 @@ EXAMPLES = [
     {"question": "\u1106\u1161\u11af 辞書", "context": None, "answer": "yes"},
     {"question": "no answer", "context": "x", "answer": ""},
 ]
-
-
-@pytest.fixture(scope="module")
-def encoder(tiny_tokenizer):
-    return load_encoder(str(tiny_tokenizer))
-
-
-@pytest.fixture(scope="module")
-def reference(tiny_tokenizer):
-    made = Tokenizer.from_file(str(tiny_tokenizer / "tokenizer.json"))
-    made.encode_special_tokens = True
-    return made
 
 
 def table(rows):

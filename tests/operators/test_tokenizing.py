@@ -35,13 +35,6 @@ def encoder(tiny_tokenizer):
     return load_encoder(str(tiny_tokenizer), [x for x in TEXTS if x])
 
 
-@pytest.fixture(scope="module")
-def reference(tiny_tokenizer):
-    made = Tokenizer.from_file(str(tiny_tokenizer / "tokenizer.json"))
-    made.encode_special_tokens = True
-    return made
-
-
 def rows(ids, offsets):
     return [piece.tolist() for piece in np.split(ids, offsets[1:-1])] if len(offsets) > 1 else []
 

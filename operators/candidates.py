@@ -114,6 +114,15 @@ def bucket_pairs(
     return distinct(found)
 
 
+def by_hash(keys: np.ndarray, ties: np.ndarray) -> np.ndarray:
+    """int64 [rows]: their order by hash, those of equal hashes by `ties`, then by row. As `np.lexsort`, which takes
+    some times as long; it is asked only where two hashes are equal, as good as never."""
+    order = np.argsort(keys)
+    ordered = keys[order]
+    equal = bool((ordered[1:] == ordered[:-1]).any())
+    return np.lexsort((ties, keys)) if equal else np.asarray(order)
+
+
 def distinct(values: np.ndarray) -> np.ndarray:
     """The distinct integers, rising, of an array or list. As `np.unique`, which goes through a hash table: of four
     million numbers that takes 3 s, and this 0.06."""

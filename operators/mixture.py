@@ -13,6 +13,7 @@ from typing import Literal
 
 import numpy as np
 
+from .candidates import by_hash
 from .config import did_you_mean
 
 Method = Literal["as_is", "given", "temperature", "unimax"]
@@ -262,7 +263,7 @@ def repetitions(
     rest = np.where(totals > 0, targets - whole * totals, 0)
     copies: np.ndarray = whole.astype(np.int32)[codes]
     rows = np.flatnonzero((rest > 0)[codes])  # only groups with a fraction of an epoch need an order
-    rows = rows[_by_key(np.asarray(order_key, np.uint64)[rows], sizes[rows])]
+    rows = rows[by_hash(np.asarray(order_key, np.uint64)[rows], sizes[rows])]
     if quality is not None:
         worst_last = -np.asarray(quality, np.float64)[rows]
         rows = rows[np.argsort(np.where(np.isnan(worst_last), np.inf, worst_last), kind="stable")]
@@ -273,11 +274,3 @@ def repetitions(
     base = np.repeat(before[starts], np.diff(starts, append=len(rows)))
     copies[rows[before - base + sizes[rows] <= rest[codes[rows]]]] += 1
     return copies
-
-
-def _by_key(key: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """int64 [rows]: the order by key, equal ones by size, then by row."""
-    order = np.argsort(key)
-    ordered = key[order]
-    equal = bool((ordered[1:] == ordered[:-1]).any())  # of hashes as good as none
-    return np.lexsort((sizes, key)) if equal else np.asarray(order)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .candidates import NO_PAIRS, band_rows, bucket_pairs, by_bucket, large_rows, shared_rows, unpack
+from .candidates import NO_PAIRS, band_rows, bucket_pairs, by_bucket, by_hash, large_rows, shared_rows, unpack
 from .kernel import kernel
 
 STAYS, EXACT, FUZZY = 0, 1, 2
@@ -59,7 +59,7 @@ def rank(numbers: Mapping[str, np.ndarray], source: np.ndarray, prefer: Sequence
     for name in prefer:
         if name not in PREFER:
             raise ValueError(f"prefer: want some of {', '.join(PREFER)}, got {name!r}")
-    order = _by_hash(numbers["id_hi"], numbers["id_lo"])
+    order = by_hash(numbers["id_hi"], numbers["id_lo"])
     falling = [numbers[name] for name in prefer]
     for values in (source, *reversed(falling)):
         if _differ(values):  # what all have in common orders nothing
@@ -70,14 +70,6 @@ def rank(numbers: Mapping[str, np.ndarray], source: np.ndarray, prefer: Sequence
         some = order[start : start + _AT_ONCE]
         places[some] = np.arange(start, start + len(some))
     return places
-
-
-def _by_hash(hi: np.ndarray, lo: np.ndarray) -> np.ndarray:
-    """int64 [documents]: their order by 128-bit hash."""
-    order = np.argsort(hi)
-    ordered = hi[order]
-    equal = bool((ordered[1:] == ordered[:-1]).any())  # of hashes as good as none
-    return np.lexsort((lo, hi)) if equal else np.asarray(order)  # lexsort takes some times as long
 
 
 def _differ(values: np.ndarray) -> bool:

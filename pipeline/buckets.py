@@ -38,11 +38,20 @@ def write_sorted(folder: Folder, name: str, counts: np.ndarray, rows: np.ndarray
     """Write `rows`, the first `counts[0]` of which are of partition 0, and so on."""
     if int(counts.sum()) != len(rows):
         raise ValueError(f"{name}: want {counts.sum()} rows, got {len(rows)}")
-    index = np.concatenate([[len(counts), 0], np.cumsum(counts)]).astype("<u8")
     with folder.create(name) as sink:
-        sink.write(MAGIC + index.tobytes())
+        sink.write(_head(counts))
         sink.write(np.ascontiguousarray(rows).view(np.uint8).data)
     return hash_file(folder, name)
+
+
+def _head(counts: np.ndarray) -> bytes:
+    """What stands before the rows; `counts`: of each partition."""
+    return MAGIC + np.concatenate([[len(counts), 0], np.cumsum(counts)]).astype("<u8").tobytes()
+
+
+def _ends(data: bytes) -> np.ndarray:
+    """int64 [partitions + 1]: the first row of each partition, and the end, in a whole file."""
+    return np.frombuffer(data, "<u8", int(np.frombuffer(data, "<u8", 1, 8)[0]) + 1, 16).astype(np.int64)
 
 
 def read_range(folder: Folder, name: str, start: int, stop: int) -> bytes:
@@ -110,27 +119,24 @@ def read_span(folder: Folder, name: str, first: int, count: int, dtype: np.dtype
 def merge_files(folder: Folder, names: Sequence[str], merged: str) -> FileRecord:
     """Several bucket files as one: its buckets are those of partition 0 in each of the files, in their order, then
     those of partition 1, and so on. The files are in memory, all of them."""
-    data = [memoryview(one) for one in in_parallel(folder, folder.read_bytes, names)]
-    ends = [np.frombuffer(one, "<u8", int(np.frombuffer(one, "<u8", 1, 8)[0]) + 1, 16) for one in data]
-    starts = [16 + 8 * len(one) for one in ends]
-    width = [
-        (len(one) - start) // max(int(end[-1]), 1) for one, start, end in zip(data, starts, ends, strict=True)
-    ]
-    counts = np.stack([np.diff(one.astype(np.int64)) for one in ends], axis=1)
-    index = np.concatenate([[counts.size, 0], np.cumsum(counts.reshape(-1))]).astype("<u8")
+    data = in_parallel(folder, folder.read_bytes, names)
+    ends = [_ends(one) for one in data]
+    rows = [memoryview(one)[16 + 8 * len(end) :] for one, end in zip(data, ends, strict=True)]
+    width = [len(one) // max(int(end[-1]), 1) for one, end in zip(rows, ends, strict=True)]
+    counts = np.stack([np.diff(one) for one in ends], axis=1)
     with folder.create(merged) as sink:
-        sink.write(MAGIC + index.tobytes())
+        sink.write(_head(counts.reshape(-1)))
         for partition, file in zip(*(places.tolist() for places in np.nonzero(counts)), strict=True):
-            first, last = ends[file][partition : partition + 2].tolist()
-            sink.write(data[file][starts[file] + first * width[file] : starts[file] + last * width[file]])
+            first, last = (ends[file][partition : partition + 2] * width[file]).tolist()
+            sink.write(rows[file][first:last])
     return hash_file(folder, merged)
 
 
 def read_whole(folder: Folder, name: str, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
     """(rows of each partition, int64 [partitions]; all rows) of a file that a job of this run wrote."""
     data = folder.read_bytes(name)
-    ends = np.frombuffer(data, "<u8", int(np.frombuffer(data, "<u8", 1, 8)[0]) + 1, 16)
-    return np.diff(ends.astype(np.int64)), np.frombuffer(data, dtype, int(ends[-1]), 16 + 8 * len(ends))
+    ends = _ends(data)
+    return np.diff(ends), np.frombuffer(data, dtype, int(ends[-1]), 16 + 8 * len(ends))
 
 
 def read_buckets(folder: Folder, names: Sequence[str], partition: int, dtype: np.dtype) -> list[np.ndarray]:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -206,8 +207,7 @@ def _write_part(
 
 def _part_sizes(keys: Keys, copies: np.ndarray) -> list[list[int]]:
     """Rows and bytes of text that each part gives to the corpus."""
-    spans = zip(keys.first[:-1].tolist(), keys.first[1:].tolist(), strict=True)
-    rows = [int(copies[start:end].sum()) for start, end in spans]
+    rows = [int(copies[start:end].sum()) for start, end in pairwise(keys.first.tolist())]
     return [list(pair) for pair in zip(rows, keys.text_of_parts(copies), strict=True)]
 
 

@@ -22,7 +22,7 @@ from .bundles import bundle, bundles
 from .clusters import FOUND, settle, survivors_apart
 from .engine import Counts, Job, run_jobs
 from .errors import MalmoiError
-from .keys import Keys, coded
+from .keys import Coded, Keys, coded
 from .layout import NO_RANK, STAGE, Layout, Piece, Saved, Step
 from .saved import NUMBERS, Index, read_saved
 from .shuffle import (
@@ -81,9 +81,9 @@ class Found:
     survivor: np.ndarray
     similarity: np.ndarray
     kind: np.ndarray
-    counts: dict[str, Any] = field(default_factory=dict)
-    nearest: np.ndarray = field(default_factory=lambda: np.empty(0, EDGE))
-    left: int = 0
+    counts: dict[str, Any]
+    nearest: np.ndarray
+    left: int
 
 
 def gather_people(session: Session, keys: Keys, twice: np.ndarray, indexes: tuple[Index, ...]) -> People:
@@ -91,8 +91,7 @@ def gather_people(session: Session, keys: Keys, twice: np.ndarray, indexes: tupl
     dedup, new = session.plan.recipe.dedup, keys.num_docs
     first, saved, ages = list(keys.first.tolist()), [], [np.full(new, len(indexes), dtype=np.int8)]
     numbers = {name: [keys.numbers[name]] for name in NUMBERS}
-    ours = keys.names["source"]
-    sources = [pa.DictionaryArray.from_arrays(pa.array(ours.codes), pa.array(ours.names, pa.large_string()))]
+    ours, sources = keys.names["source"], []
     for place, index in enumerate(indexes):
         for shard in index.shards:
             table = read_saved(index.folder, shard.name, [*NUMBERS, "source"])
@@ -102,7 +101,7 @@ def gather_people(session: Session, keys: Keys, twice: np.ndarray, indexes: tupl
             for name in NUMBERS:
                 numbers[name].append(table.column(name).to_numpy())
             sources.append(table.column("source").combine_chunks().dictionary_encode())
-    codes = coded(sources).codes if indexes else ours.codes
+    codes = _with_those_of(ours, sources) if sources else ours.codes
     whole = {name: _whole(pieces) for name, pieces in numbers.items()}
     age = _whole(ages)
     if len(age) >= NO_RANK:
@@ -120,6 +119,12 @@ def gather_people(session: Session, keys: Keys, twice: np.ndarray, indexes: tupl
     return People(new, tuple(first), tuple(saved), age, active, ranks, (whole["exact_lo"], whole["exact_hi"]))
 
 
+def _with_those_of(ours: Coded, sources: list[pa.DictionaryArray]) -> np.ndarray:
+    """Codes of this run's sources and of those of the indexes behind them, by one list of names."""
+    own = pa.DictionaryArray.from_arrays(pa.array(ours.codes), pa.array(ours.names, pa.large_string()))
+    return coded([own, *sources]).codes
+
+
 def _whole(pieces: list[np.ndarray]) -> np.ndarray:
     return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
@@ -127,9 +132,10 @@ def _whole(pieces: list[np.ndarray]) -> np.ndarray:
 def deduplicate(session: Session, keys: Keys, people: People, tag: str = "") -> Found:
     """Survivors over all documents; `tag`: begins the names of all files on the way."""
     dedup, minhash = session.plan.recipe.dedup, session.plan.keys.minhash
-    copy_of = np.full(people.total, -1, dtype=np.int64)
     if dedup.exact.enabled:
         copy_of = exact_groups(*people.exact, people.rank, people.active)
+    else:
+        copy_of = np.full(people.total, -1, dtype=np.int64)
     found, left, counts, near = np.empty(0, FOUND), 0, {}, np.empty(0, EDGE)
     if minhash is not None:
         ranks = np.where(copy_of < 0, people.rank, np.uint32(NO_RANK)).astype("<u4", copy=False)

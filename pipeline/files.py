@@ -101,8 +101,8 @@ def find_files(source: Source, base: str) -> list[InputFile]:
             found.setdefault(file.url, file)
     files = list(found.values())
     names = _relative([(file.root, file.url) for file in files])
-    if len({_nfc(name) for name in names}) == len(names):
-        names = [_nfc(name) for name in names]
+    composed = [_nfc(name) for name in names]
+    names = composed if len(set(composed)) == len(names) else names
 
     def describe(file: _Found, name: str) -> InputFile:
         kind, compression = cast("tuple[Format, Compression]", _kind(source, file.url))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -49,7 +50,7 @@ class Keys:
     def text_of_parts(self, copies: np.ndarray | None = None) -> list[int]:
         """Bytes of text of each part, a document as often as `copies` [n] says."""
         sizes, total = self.numbers["text_bytes"], []
-        for start, end in zip(self.first[:-1].tolist(), self.first[1:].tolist(), strict=True):
+        for start, end in pairwise(self.first.tolist()):
             own = sizes[start:end].astype(np.int64)
             total.append(int(own.sum() if copies is None else (own * copies[start:end]).sum()))
         return total

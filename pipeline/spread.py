@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from malmoi.operators.analysis import analyse
 from malmoi.operators.diversity import (
     NgramSketch,
-    group_diversity,
+    effective_number,
     merge,
     sample_rows,
     sketch_from_text,
@@ -149,13 +149,11 @@ def group_figures(keys: Keys, copies: np.ndarray | None = None) -> dict[str, flo
         coded: Coded = keys.names[kind]
         if coded.names in ((), ("",)):
             continue
-        documents, totals = np.zeros(len(coded.names)), np.zeros(len(coded.names))
+        totals = np.zeros(len(coded.names))
         for block in blocks(keys.num_docs):
             sizes = keys.numbers["text_bytes"][block].astype(np.int64)
-            often = np.ones_like(sizes) if copies is None else copies[block].astype(np.int64)
-            add_by(documents, coded.codes[block], often)
-            add_by(totals, coded.codes[block], sizes * often)
-        found[label] = _number(group_diversity(documents.tolist(), totals.tolist()).by_size)
+            add_by(totals, coded.codes[block], sizes if copies is None else sizes * copies[block])
+        found[label] = _number(effective_number(totals))
     return found
 
 

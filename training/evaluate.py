@@ -306,9 +306,7 @@ def _target(place: Place, out: str | None) -> tuple[Folder, str]:
         folder = Folder(above or ("/" if out.startswith("/") else "."))
     if not name or Path(folder.join(name)).is_dir():
         raise RecipeError(f"--out {out}: a folder; name a file in it, such as {folder.join(name)}/{REPORT}")
-    probe = (
-        f"{name}.check"  # beside it, so that a report of an earlier evaluation stays until there is another
-    )
+    probe = f"{name}.check"  # a report of an earlier evaluation stays until there is another
     folder.write_bytes(probe, b"")
     folder.remove(probe)
     return folder, name
